@@ -1,0 +1,110 @@
+"""Checkpoints that are whole or are not there: one safetensors file a step, written beside and
+moved into place, with a checksum. A damaged one is named and the one before it is used.
+
+Left out: model folders for other programs (`model.save_pretrained` does that).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint file that cannot be read back as it was written."""
+
+
+def pack(tree: Any, tensors: dict[str, torch.Tensor], path: str = "state") -> Any:
+    """JSON for any nest of dicts, lists, numbers, text; its tensors go to `tensors` by path.
+
+    Dicts become lists of pairs, because optimiser states have whole numbers for keys.
+    """
+    if isinstance(tree, torch.Tensor):
+        tensors[path] = tree.detach().contiguous().clone()
+        return {"tensor": path}
+    if isinstance(tree, dict):
+        return {"dict": [[k, pack(v, tensors, f"{path}.{k}")] for k, v in tree.items()]}
+    if isinstance(tree, list | tuple):
+        kind = "tuple" if isinstance(tree, tuple) else "list"
+        return {kind: [pack(v, tensors, f"{path}.{i}") for i, v in enumerate(tree)]}
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return {"value": tree}
+    raise TypeError(f"a checkpoint cannot hold a {type(tree).__name__} (at {path})")
+
+
+def unpack(packed: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """The inverse of `pack`."""
+    (kind, content), = packed.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {k: unpack(v, tensors) for k, v in content}
+    if kind in ("list", "tuple"):
+        items = [unpack(v, tensors) for v in content]
+        return tuple(items) if kind == "tuple" else items
+    return content
+
+
+def _checksum(tensors: dict[str, torch.Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}.safetensors"
+
+
+def save(folder: Path, step: int, state: dict[str, Any], keep: int = 3) -> Path:
+    """Write the checkpoint of `step` and drop all but the newest `keep`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, torch.Tensor] = {}
+    text = json.dumps(pack(state, tensors))
+    path = checkpoint_path(folder, step)
+    beside = path.with_suffix(".partial")
+    save_file(tensors, beside, {"state": text, "sha256": _checksum(tensors, text)})
+    with open(beside, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+        old.unlink()
+    return path
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises:
+        DamagedCheckpoint: truncated, altered, or no checkpoint at all.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if _checksum(tensors, header["state"]) != header["sha256"]:
+            raise DamagedCheckpoint(f"{path} has changed since it was written")
+        return unpack(json.loads(header["state"]), tensors)
+    except (SafetensorError, KeyError, OSError, ValueError) as error:
+        if isinstance(error, DamagedCheckpoint):
+            raise
+        raise DamagedCheckpoint(f"{path} is not a whole checkpoint") from error
+
+
+def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[Path]]:
+    """The newest whole checkpoint (None if there is none) and the damaged ones newer than it."""
+    damaged = []
+    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
+        try:
+            return load(path), damaged
+        except DamagedCheckpoint:
+            damaged.append(path)
+    return None, damaged

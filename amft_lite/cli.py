@@ -1,0 +1,328 @@
+"""The command line: amft-lite run | evaluate | report | pretrain | study | bench."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from amft_lite.config import (
+    FIELDS,
+    ConfigError,
+    RunConfig,
+    build,
+    named_configs,
+    parse_assignments,
+    read_file,
+)
+from amft_lite.weighting import RULES
+
+if TYPE_CHECKING:
+    from amft_lite.runs import Run
+
+app = typer.Typer(
+    help="""Train, measure and compare AMFT: (1 - mu) L_RL + mu L_SFT with a mu that learns.
+
+    `amft-lite run` alone trains the lite game in about a minute and prints a table.""",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False)
+problems = Console(stderr=True, highlight=False, soft_wrap=True)
+
+BAD_INPUT, STOPPED = 2, 130
+
+
+def refuse(message: object) -> typer.Exit:
+    """One sentence on stderr and exit code 2; `raise refuse(...)`."""
+    problems.print(f"amft-lite: {message}", markup=False)
+    return typer.Exit(BAD_INPUT)
+
+
+def settings_help() -> str:
+    """Every key with its default, for `run --help`."""
+    keys = ", ".join(f"{f.name}={f.default}" for f in FIELDS.values())
+    return f"Change a setting, e.g. --set steps=60; may be repeated. Keys and defaults: {keys}"
+
+
+def print_summary(summary: dict) -> None:
+    """The table base / after warm-up / after training."""
+    from amft_lite.report import HEADINGS, summary_rows, table_note
+
+    table = Table(title=f"{summary['method']}, seed {summary['seed']}", title_justify="left")
+    for place, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="left" if place == 0 else "right")
+    for row in summary_rows(summary):
+        table.add_row(*row)
+    console.print(table)
+    console.print(table_note(summary), style="dim")
+    console.print(
+        f"mu: mean {summary['mean_mu']:.2f}, final {summary['final_mu']:.2f}, moved by the "
+        f"meta-gradient {summary['meta_movement']:.2f} in all; "
+        f"training took {summary['training_seconds']:.0f} s."
+    )
+
+
+def train_with_progress(run: Run) -> dict:
+    """Train `run` under a progress bar; Ctrl-C saves first. Raises typer.Exit when stopped."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    from amft_lite.runs import Interrupted, Progress
+
+    asked: list[int] = []
+
+    def on_signal(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt  # the second time at once
+        asked.append(number)
+        console.print("Stopping after this step (once more: at once, losing it).")
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[facts]}"),
+    )  # fmt: skip
+    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with Bar(*columns, console=console) as bar:
+            task = bar.add_task(run.config.method, total=run.config.steps, facts="")
+
+            def show(p: Progress) -> None:
+                parts = [f"{p.facts['phase']}"]
+                if "mu" in p.facts:
+                    parts.append(f"mu {p.facts['mu']:.2f}")
+                if "reward" in p.facts:
+                    parts.append(f"reward {p.facts['reward']:.2f}")
+                if p.success is not None:
+                    parts.append(f"held-out success {p.success:.2f}")
+                bar.update(task, completed=p.step, facts="  ".join(parts))
+
+            return run.train(show, bar.console.print, lambda: bool(asked))
+    except (Interrupted, KeyboardInterrupt):
+        console.print(
+            f"Stopped. Go on with: amft-lite run --resume --out {run.folder}", soft_wrap=True
+        )
+        raise typer.Exit(STOPPED) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@app.command(epilog=f"Recipes: {', '.join(named_configs())}. Methods: {', '.join(RULES)}.")
+def run(
+    config: Annotated[
+        str, typer.Option(help="A recipe's name, or a YAML file of settings.")
+    ] = "lite",
+    method: Annotated[
+        str | None, typer.Option(help="How mu is chosen (below).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same numbers.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; by default a new one under runs/.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=settings_help())
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, to the same weights.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")
+    ] = False,
+) -> None:
+    """Train one policy; ends in a table of success before, after warm-up and at the end.
+
+    Ctrl-C saves and says how to go on.
+    """
+    from amft_lite.report import write_report
+    from amft_lite.runs import Run, RunError, default_folder
+
+    try:
+        flags = {k: v for k, v in {"method": method, "seed": seed}.items() if v is not None}
+        given = {**flags, **parse_assignments(set_ or [])}
+        if resume:
+            if out is None:
+                raise RunError("--resume needs --out FOLDER, the run to go on with.")
+            current = Run.open(out)
+            kept = vars(current.config)
+            wanted = vars(build(kept, given))
+            changed = [key for key in given if wanted[key] != kept[key]]
+            if changed:
+                raise RunError(
+                    f"--resume keeps the settings of {out}; {changed[0]} is {kept[changed[0]]} "
+                    f"there, not {wanted[changed[0]]}. Start a new run to change it."
+                )
+        else:
+            settings = build(read_file(config), given)
+            folder = out or default_folder(settings, Path(config).stem)
+            current = Run.create(folder, settings, overwrite)
+        summary = train_with_progress(current)
+        write_report([current], current.folder / "report.html")
+    except (ConfigError, RunError, OSError) as error:
+        raise refuse(error) from None
+    print_summary(summary)
+    console.print(f"Figures: {current.folder / 'report.html'}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
+    split: Annotated[
+        list[str] | None, typer.Option(help="A split; may be repeated. Default: test, ood_rule.")
+    ] = None,
+    prompts: Annotated[int, typer.Option(min=0, help="Problems a split; 0: all of them.")] = 0,
+    samples: Annotated[int, typer.Option(min=1, help="Answers a problem, temperature 1.")] = 8,
+    examples: Annotated[int, typer.Option(min=0, help="Also print so many answers.")] = 3,
+) -> None:
+    """Measure a finished run again: on all problems, on other splits, with more answers."""
+    from amft_lite.evaluation import answers
+    from amft_lite.evaluation import evaluate as measure
+    from amft_lite.models import load_policy
+    from amft_lite.report import cell
+    from amft_lite.runs import Run, RunError
+
+    try:
+        current = Run.open(folder)
+        if not (folder / "model").is_dir():
+            raise RunError(f"{folder} has no trained model yet; finish it with --resume.")
+        policy, tokenizer = load_policy(folder / "model")
+        table = Table("split", "success", "greedy", "attempts@5", "problems", "multisets")
+        for name in split or ["test", "ood_rule"]:
+            found = measure(policy, tokenizer, current.task, name, prompts, samples).summary()
+            table.add_row(
+                name, cell(found["success"]), cell(found["greedy"]),
+                cell(found.get("attempts_at_5")), str(found["prompts"]),
+                str(found["success"]["n"]),
+            )  # fmt: skip
+            console.print(f"{name}: {json.dumps(found['outcomes'])}", style="dim")
+        console.print(table)
+        for example in current.task.prompts((split or ["test"])[0], examples, 1):
+            text = answers(policy, tokenizer, current.task, [example], 1, 0.0, 0)[0][0]
+            reason = current.task.reward(example, text).reason
+            console.print(f"{example.prompt} {text}   [{reason}]", markup=False)
+    except (RunError, ValueError) as error:
+        raise refuse(error) from None
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run, or several.")],
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file; default: report.html in the (first) run.")
+    ] = None,
+) -> None:
+    """Draw one run, or several side by side, into one HTML file that opens offline."""
+    from amft_lite.report import write_report
+    from amft_lite.runs import Run, RunError
+
+    default = "report.html" if len(folders) == 1 else "comparison.html"
+    try:
+        runs = [Run.open(folder) for folder in folders]
+        path = write_report(runs, out or folders[0] / default)
+    except (RunError, OSError) as error:
+        raise refuse(error) from None
+    console.print(f"Written: {path}", soft_wrap=True)
+
+
+@app.command()
+def pretrain(
+    size: Annotated[str, typer.Option(help="0.2M (shipped), 0.8M or 2.7M.")] = "0.2M",
+    out: Annotated[Path | None, typer.Option(help="Folder; default under runs/bases/.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
+    format_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of chains in the order that is paid.")
+    ] = 0.01,
+    seed: Annotated[int, typer.Option()] = 0,
+    task: Annotated[str, typer.Option(help="general_points or ..._classic.")] = "general_points",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a base in --out.")] = False,
+) -> None:
+    """Train a base model on random arithmetic under random rules, and print its bands.
+
+    format_share decides how sparse the reward is at the start: the base can do more than it is
+    paid for.
+    """
+    import torch
+
+    from amft_lite.models import SIZES
+    from amft_lite.pretrain import PretrainConfig, bands, save_base, timed_log
+    from amft_lite.pretrain import pretrain as train
+    from amft_lite.tasks import REGISTRY
+
+    if size not in SIZES:
+        raise refuse(f"--size must be one of {', '.join(SIZES)}, not {size!r}.")
+    if not task.startswith("general_points") or task not in REGISTRY:
+        raise refuse(f"--task must be general_points or general_points_classic, not {task!r}.")
+    folder = out or Path("runs") / "bases" / f"{task}-{size}"
+    if folder.exists() and not overwrite:
+        raise refuse(f"{folder} exists; --overwrite replaces it, or name another --out.")
+    if folder.exists() and not (folder / "recipe.json").is_file():
+        raise refuse(f"{folder} is no base, so --overwrite leaves it alone; name another --out.")
+    from rich.progress import Progress as Bar
+
+    torch.set_num_threads(1)
+    recipe = PretrainConfig(
+        task=task, size=size, seed=seed, format_share=format_share,
+        **({} if steps is None else {"steps": steps}),
+    )  # fmt: skip
+    log, note = timed_log()
+    with Bar(console=console) as bar:
+        job = bar.add_task("base", total=recipe.steps)
+
+        def on_step(step: int, loss: float) -> None:
+            note(step, loss)
+            bar.update(job, completed=step + 1, description=f"loss {loss:.3f}")
+
+        model, tokenizer = train(recipe, on_step=on_step)
+    found = bands(model, tokenizer, recipe)
+    save_base(folder, model, tokenizer, recipe, log, found)
+    for name, value in found.items():
+        console.print(f"{name}: {value}")
+    console.print(f"Written: {folder}", soft_wrap=True)
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="quick: amft, sft, rl and placebo, 10 seeds.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of runs; kept to go on with.")] = None,
+    seeds: Annotated[int, typer.Option(min=2, help="Seeds a method.")] = 10,
+    processes: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
+) -> None:
+    """Compare methods over seeds. Finished runs are kept, so a stopped study goes on."""
+    from amft_lite import study as studies
+
+    if name not in studies.STUDIES:
+        raise refuse(f"no study is called {name!r}; known: {', '.join(studies.STUDIES)}.")
+    try:
+        result = studies.run_study(name, out, seeds, processes, console)
+    except (ImportError, OSError, ValueError) as error:
+        raise refuse(error) from None
+    studies.print_result(result, console)
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="sampling: against model.generate.")],
+    repeats: Annotated[int, typer.Option(min=1, help="Alternating runs; the median counts.")] = 5,
+) -> None:
+    """Measure speed, one thread, as ratios within one run."""
+    from amft_lite import benchmarks
+
+    if what != "sampling":
+        raise refuse(f"no benchmark is called {what!r}; known: sampling.")
+    benchmarks.sampling(repeats, console)
+
+
+def main() -> None:
+    """Entry point; an unexpected error keeps its traceback."""
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

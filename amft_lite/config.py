@@ -1,0 +1,309 @@
+"""Every setting of a run, typed, with its reason and its source; unknown names are refused.
+
+Layers, later ones win: the defaults below, what the method brings along (`METHOD_DEFAULTS`), the
+YAML file, ``--set key=value``. One flat list of keys, so that a recipe is as short as its
+difference from the default.
+
+Left out: settings of the large-model trainer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from amft_lite.tasks import REGISTRY
+from amft_lite.weighting import ENTROPY_FORMS, RULES, RuleOptions
+
+CONFIGS = Path(__file__).parent / "configs"
+
+Method = Literal[tuple(RULES)]
+TaskName = Literal[tuple(REGISTRY)]
+EntropyForm = Literal[ENTROPY_FORMS]
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; its text is one sentence for the person who gave it."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run. "lite" marks values found good on the lite game in small exploratory runs."""
+
+    method: Method = "amft"
+    """Rule for mu, see `amft_lite.weighting`."""
+    seed: int = 0
+    """Feeds the choice and order of demonstrations, the order of prompts and all sampling."""
+
+    # the task
+    task: TaskName = "general_points"
+    """General Points: 3 cards and any target (lite), or `general_points_classic`: 4 cards, 24."""
+    reward: Literal["binary", "shaped"] = "binary"
+    """1/0 (Eq. 1 of the paper, second-hand notes) or the original game's table (Chu et al.)."""
+    base: str = ""
+    """Folder of the base model; empty means the one shipped for the task."""
+    demonstrations: int = 100
+    """Size of D_SFT. 100 of 903 training problems: scarce enough that imitation alone memorises."""
+
+    # Algorithm 1
+    steps: int = 150
+    """Training steps T, warm-up included (lite; the paper's T is 500, second-hand)."""
+    warmup_steps: int = 15
+    """SFT steps W before the mix (lite; released configuration: 50)."""
+    sft_batch: int = 64
+    """Demonstrations a step (lite; released: 8)."""
+    prompts_per_step: int = 16
+    """Training prompts a step (lite)."""
+    rollouts_per_prompt: int = 8
+    """Answers sampled a prompt (8 in the paper, second-hand)."""
+    temperature: float = 1.0
+    """Of training rollouts; 1 keeps them on-policy."""
+    lr: float = 5e-4
+    """Adam's learning rate (lite; 1e-3 collapsed the policy, released: 1e-6 for a 7B model)."""
+    beta1: float = 0.9
+    """Adam."""
+    beta2: float = 0.95
+    """Adam; .95 as in language-model pretraining (lite)."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled decay."""
+    max_grad_norm: float = 1.0
+    """Clip of the combined gradient (released: 1.0)."""
+    micro_batch: int = 0
+    """Sequences a backward pass; 0 takes all at once. Changes memory, never the gradient."""
+
+    # the RL loss
+    advantage: Literal["group", "gae"] = "group"
+    """Mean of the prompt's rollouts as baseline (GRPO), or a value head with GAE (Algorithm 1)."""
+    advantage_scale: Literal["std", "none"] = "std"
+    """Divide group advantages by their spread (GRPO) or not (Dr. GRPO)."""
+    clip_range: float = 0.2
+    """PPO's clip (released: 0.2)."""
+    inner_epochs: int = 1
+    """Optimiser steps a batch of rollouts; the clip can act only from the second on."""
+    gamma: float = 1.0
+    """GAE's discount (released: 1.0)."""
+    gae_lambda: float = 0.95
+    """GAE's lambda (released: 0.95, though GAE is not implemented there)."""
+    value_lr: float = 1e-3
+    """Adam's learning rate of the value head (lite)."""
+
+    # mu
+    mu_start: float = 0.5
+    """mu of the first step after warm-up, and the constant of `fixed` (lite; released: 0.8)."""
+    mu_min: float = 0.05
+    """Lower bound of mu (released)."""
+    mu_max: float = 0.95
+    """Upper bound of mu (released)."""
+    eta_mu: float = 1.0
+    """Speed of mu a unit of cosine (lite)."""
+    max_change: float = 0.05
+    """Largest meta move of mu in one update (lite)."""
+    meta_every: int = 5
+    """Steps K between two meta-gradients (lite; released: 20)."""
+    validation_prompts: int = 32
+    """Held-out prompts a meta-gradient."""
+    validation_rollouts: int = 8
+    """Fresh answers a held-out prompt; 32 x 8 = 256 (more is wasted on minibatch noise, lite)."""
+    ema_gradients: float = 0.9
+    """Decay of the averages of g_SFT and g_RL (lite)."""
+    ema_utility: float = 0.7
+    """Decay of the average of grad U (lite)."""
+    width: float = 0.5
+    """Distance in mu of the two Adam updates whose difference is the direction."""
+    entropy_form: EntropyForm = "off"
+    """off, equation (+eta_H (H*-H), as printed), text (the reverse), gradient (ours, untested)."""
+    eta_entropy: float = 0.05
+    """eta_H of equation and text for our controller, mu a nat."""
+    entropy_beta: float = 0.1
+    """Weight of min(0, H - H*) in the utility, for `gradient`."""
+    switch: float = 1 / 3
+    """Share of all steps that sft_then_rl imitates."""
+    published_lr: float = 1e-6
+    """alpha of `published` and `official_code` (released)."""
+    published_eta_mu: float = 1e-4
+    """eta_mu of the same (released)."""
+    published_eta_entropy: float = 5e-4
+    """eta_H of the same (released)."""
+
+    # measuring and keeping
+    eval_prompts: int = 400
+    """At most so many problems a split in an evaluation; 0 means all of them."""
+    eval_samples: int = 8
+    """Answers a prompt in an evaluation, temperature 1; attempts@5 needs at least 5."""
+    eval_every: int = 15
+    """Steps between two quick looks at held-out success, for the curve; 0 for none."""
+    curve_prompts: int = 150
+    """Prompts a split in such a look, 4 answers each."""
+    save_every: int = 25
+    """Steps between two checkpoints."""
+    keep_checkpoints: int = 3
+    """How many checkpoints stay; at least 2, so that a damaged one has another before it."""
+    threads: int = 1
+    """Threads of torch; two threads on a busy small machine are many times slower than one."""
+
+    def rule_options(self) -> RuleOptions:
+        """The part of the settings that mu rules read."""
+        names = [f.name for f in dataclasses.fields(RuleOptions)]
+        return RuleOptions(**{name: getattr(self, name) for name in names})
+
+
+#: What a method brings along unless told otherwise.
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "rl": {"warmup_steps": 0},
+    "published": {"mu_start": 0.8, "meta_every": 20},
+    "official_code": {"mu_start": 0.8, "meta_every": 20},
+}
+
+FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
+_TYPES = typing.get_type_hints(RunConfig)
+_AT_LEAST = {
+    "seed": 0, "demonstrations": 1, "steps": 1, "warmup_steps": 0, "sft_batch": 1,
+    "prompts_per_step": 1, "rollouts_per_prompt": 2, "micro_batch": 0, "inner_epochs": 1,
+    "meta_every": 1, "validation_prompts": 1, "validation_rollouts": 2, "eval_prompts": 0, "eval_every": 0, "curve_prompts": 1,
+    "eval_samples": 1, "save_every": 1, "keep_checkpoints": 2, "threads": 1, "weight_decay": 0.0,
+    "eta_mu": 0.0, "eta_entropy": 0.0, "entropy_beta": 0.0, "published_eta_mu": 0.0,
+    "published_eta_entropy": 0.0,
+}  # fmt: skip
+_ABOVE_ZERO = {
+    "temperature", "lr", "max_grad_norm", "clip_range", "value_lr", "max_change", "width",
+    "published_lr",
+}  # fmt: skip
+_SHARES = {
+    "mu_start", "mu_min", "mu_max", "gamma", "gae_lambda", "ema_gradients", "ema_utility",
+    "switch",
+}  # fmt: skip
+_BELOW_ONE = {"beta1", "beta2"}
+
+
+def _suggest(word: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _typed(key: str, value: Any) -> Any:
+    """`value` as the type of `key`, or a ConfigError. Text is read the way YAML reads it."""
+    kind = _TYPES[key]
+    if isinstance(value, str) and kind is not str and typing.get_origin(kind) is not Literal:
+        try:
+            value = float(value) if kind is float else int(value)
+        except ValueError:
+            word = "a number" if kind is float else "a whole number"
+            raise ConfigError(f"{key} must be {word}, not {value!r}.") from None
+    if typing.get_origin(kind) is Literal:
+        allowed = typing.get_args(kind)
+        if value is False and "off" in allowed:  # YAML 1.1 reads a bare `off` as false
+            value = "off"
+        if value not in allowed:
+            hint = _suggest(str(value), allowed)
+            raise ConfigError(f"{key} must be one of {', '.join(allowed)}, not {value!r}{hint}")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        words = {int: "a whole number", float: "a number", str: "text"}
+        raise ConfigError(f"{key} must be {words[kind]}, not {value!r}.")
+    return value
+
+
+def _checked(key: str, value: Any) -> Any:
+    """`value` if it is possible for `key`."""
+    value = _typed(key, value)
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        raise ConfigError(f"{key} must be a finite number, not {value}.")
+    if key in _AT_LEAST and value < _AT_LEAST[key]:
+        raise ConfigError(f"{key} must be at least {_AT_LEAST[key]}, not {value}.")
+    if key in _ABOVE_ZERO and value <= 0:
+        raise ConfigError(f"{key} must be above 0, not {value}.")
+    if key in _SHARES and not 0 <= value <= 1:
+        raise ConfigError(f"{key} must lie between 0 and 1, not {value}.")
+    if key in _BELOW_ONE and not 0 <= value < 1:
+        raise ConfigError(f"{key} must be at least 0 and below 1, not {value}.")
+    return value
+
+
+def build(*layers: dict[str, Any]) -> RunConfig:
+    """A RunConfig from dicts, later ones winning; the method's own defaults lie beneath them all.
+
+    Raises:
+        ConfigError: unknown key, wrong type, impossible value, or values that contradict.
+    """
+    given: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if key not in FIELDS:
+                hint = _suggest(str(key), FIELDS) or "; `amft-lite run --help` lists the keys."
+                raise ConfigError(f"there is no setting called {key!r}{hint}")
+            given[key] = _checked(key, value)
+    method = given.get("method", RunConfig.method)
+    config = RunConfig(**{**METHOD_DEFAULTS.get(method, {}), **given})
+    if config.warmup_steps > config.steps:
+        raise ConfigError(
+            f"warmup_steps ({config.warmup_steps}) must not exceed steps ({config.steps})."
+        )
+    if config.mu_min > config.mu_max:
+        raise ConfigError(f"mu_min ({config.mu_min}) must not exceed mu_max ({config.mu_max}).")
+    if not config.mu_min <= config.mu_start <= config.mu_max and method != "fixed":
+        raise ConfigError(
+            f"mu_start ({config.mu_start}) must lie between mu_min ({config.mu_min}) and mu_max "
+            f"({config.mu_max})."
+        )
+    if method == "entropy_only" and config.entropy_form == "gradient":
+        raise ConfigError("entropy_only has no utility for entropy_form gradient to act through.")
+    return config
+
+
+def named_configs() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def read_file(name: str | Path) -> dict[str, Any]:
+    """The settings of a recipe: a name from `named_configs()` or a YAML file.
+
+    Raises:
+        ConfigError: no such recipe, or the file is not a YAML mapping of settings.
+    """
+    path = Path(name)
+    if str(name) in named_configs():
+        path = CONFIGS / f"{name}.yaml"
+    if not path.is_file():
+        hint = _suggest(str(name), named_configs())
+        known = ", ".join(named_configs())
+        raise ConfigError(f"{name!r} is neither a file nor one of the recipes {known}{hint}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f", line {line + 1}"
+        raise ConfigError(f"{path}{where} is not valid YAML.") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines, not a {type(content).__name__}.")
+    return content
+
+
+def parse_assignments(assignments: typing.Iterable[str]) -> dict[str, Any]:
+    """``["steps=20", "lr=1e-3"]`` as a dict; values stay text, `build` types them.
+
+    Raises:
+        ConfigError: no `=` in one of them.
+    """
+    settings = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes key=value, for example steps=20, not {text!r}.")
+        settings[key.strip()] = value.strip()
+    return settings
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved settings, in the order above; `read_file` and `build` read it back."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)

@@ -1,0 +1,107 @@
+"""How often a policy is right on a split, with an interval, and how it fails.
+
+Success is the share of right answers among fresh draws at temperature 1. Two evaluations with one
+seed see the same prompts, so models can be compared problem by problem.
+
+Left out: feedback between attempts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from amft_lite.sampling import sample
+from amft_lite.statistics import Interval, attempts_at, cluster_bootstrap
+from amft_lite.tasks import Example, Task
+
+
+@dataclass
+class Evaluation:
+    """One split: `correct[i]` of `samples` answers to prompt i, whose group is `groups[i]`."""
+
+    split: str
+    samples: int
+    correct: list[int]
+    groups: list[str]
+    greedy: list[int] = field(default_factory=list)
+    outcomes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def success(self) -> Interval:
+        """Share of right answers; the interval is over groups (value multisets)."""
+        return cluster_bootstrap(self.correct, [self.samples] * len(self.correct), self.groups)
+
+    @property
+    def greedy_success(self) -> Interval:
+        return cluster_bootstrap(self.greedy, [1] * len(self.greedy), self.groups)
+
+    def attempts(self, k: int) -> Interval:
+        """Share of problems solved within `k` answers, without feedback."""
+        shares = [attempts_at(k, c, self.samples) for c in self.correct]
+        return cluster_bootstrap(shares, [1] * len(shares), self.groups)
+
+    def summary(self) -> dict:
+        """What `summary.json` keeps: every figure with its n and interval."""
+        facts = {
+            "success": asdict(self.success),
+            "greedy": asdict(self.greedy_success) if self.greedy else None,
+            "attempts_at_5": asdict(self.attempts(5)) if self.samples >= 5 else None,
+            "prompts": len(self.correct),
+            "samples_per_prompt": self.samples,
+            "outcomes": dict(sorted(self.outcomes.items())),
+        }
+        return {key: value for key, value in facts.items() if value is not None}
+
+
+def answers(
+    policy, tokenizer, task: Task, prompts: Sequence[Example], n: int, temperature: float, seed: int
+) -> list[list[str]]:
+    """`n` answers to every prompt, in batches of 256 sequences."""
+    texts: list[list[str]] = []
+    source = torch.Generator().manual_seed(seed)
+    size = max(1, 256 // n)
+    for start in range(0, len(prompts), size):
+        part = prompts[start : start + size]
+        encoded = tokenizer([p.prompt for p in part], padding=True, return_tensors="pt")
+        rolled = sample(
+            policy, encoded.input_ids, encoded.attention_mask, n, task.max_new_tokens,
+            temperature, source,
+        )  # fmt: skip
+        flat = tokenizer.batch_decode(rolled.tokens, skip_special_tokens=True)
+        texts += [flat[i * n : (i + 1) * n] for i in range(len(part))]
+    return texts
+
+
+def evaluate(
+    policy,
+    tokenizer,
+    task: Task,
+    split: str,
+    prompts: int = 0,
+    samples: int = 8,
+    greedy: bool = True,
+    seed: int = 0,
+) -> Evaluation:
+    """Grade `samples` answers to at most `prompts` problems of `split` (0: all of them)."""
+    examples = task.prompts(split, None, seed)
+    examples = examples[:prompts] if prompts else examples
+    drawn = answers(policy, tokenizer, task, examples, samples, 1.0, seed)
+    outcomes: Counter[str] = Counter()
+    correct = []
+    for example, texts in zip(examples, drawn, strict=True):
+        rewards = [task.reward(example, text) for text in texts]
+        outcomes.update(reward.reason for reward in rewards)
+        correct.append(sum(reward.correct for reward in rewards))
+    first = []
+    if greedy:
+        likeliest = answers(policy, tokenizer, task, examples, 1, 0.0, seed)
+        first = [
+            int(task.reward(e, texts[0]).correct)
+            for e, texts in zip(examples, likeliest, strict=True)
+        ]
+    groups = [example.group for example in examples]
+    return Evaluation(split, samples, correct, groups, first, dict(outcomes))

@@ -1,0 +1,301 @@
+"""Interactive figures of runs, and their appearance where nothing is interactive.
+
+Every figure is a plain `plotly.graph_objects.Figure`. `use_plotly()` makes notebooks store each
+one twice: interactive, and as a PNG for GitHub's preview. The PNG is drawn by matplotlib, because
+plotly's own export needs an installed browser. Matplotlib is optional; without it notebooks keep
+the interactive form alone.
+
+Left out: animation, and chart types other than lines, bands and markers.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+import plotly.io as pio
+
+#: Okabe-Ito: told apart by colour-blind readers, and on light and dark pages.
+COLOURS = {
+    "amft": "#0072B2",
+    "sft": "#E69F00",
+    "rl": "#009E73",
+    "published": "#CC79A7",
+    "placebo": "#7f7f7f",
+    "grey": "#7f7f7f",
+}
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7f7f7f")
+
+Line = dict[str, Any]
+
+
+def colour(name: str, place: int = 0) -> str:
+    return COLOURS.get(name, PALETTE[place % len(PALETTE)])
+
+
+def translucent(hexadecimal: str, alpha: float = 0.2) -> str:
+    red, green, blue = (int(hexadecimal[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+def new_figure(title: str, x: str, y: str, height: int = 380) -> go.Figure:
+    """An empty figure in the house style: title = what is shown, axes with units."""
+    figure = go.Figure()
+    figure.update_layout(
+        template="plotly_white",
+        title={"text": title, "x": 0.01, "xanchor": "left"},
+        xaxis_title=x,
+        yaxis_title=y,
+        height=height,
+        margin={"l": 60, "r": 20, "t": 60, "b": 50},
+        legend={"orientation": "h", "y": -0.2, "x": 0},
+        hovermode="x unified",
+    )
+    return figure
+
+
+def column(lines: Sequence[Line], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a metric where it was measured."""
+    pairs = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def smooth(values: Sequence[float], width: int = 10) -> list[float]:
+    """Mean of the last `width` values."""
+    return [
+        sum(values[max(0, i + 1 - width) : i + 1]) / len(values[max(0, i + 1 - width) : i + 1])
+        for i in range(len(values))
+    ]
+
+
+def add_warmup(figure: go.Figure, warmup_steps: int) -> None:
+    """A thin line where warm-up ends."""
+    if warmup_steps:
+        figure.add_vline(x=warmup_steps, line={"color": "#7f7f7f", "width": 1, "dash": "dot"})
+        figure.add_annotation(
+            x=warmup_steps, y=1, yref="paper", text=" warm-up ends", showarrow=False,
+            xanchor="left", font={"color": "#7f7f7f"},
+        )  # fmt: skip
+
+
+def add_band(
+    figure: go.Figure, x: Sequence, low: Sequence, high: Sequence, shade: str, name: str
+) -> None:
+    figure.add_scatter(
+        x=[*x, *reversed(x)], y=[*high, *reversed(low)], fill="toself", mode="lines",
+        line={"width": 0}, fillcolor=translucent(shade), name=name, hoverinfo="skip",
+        showlegend=False,
+    )  # fmt: skip
+
+
+def success_figure(curves: dict[str, Sequence[Line]], warmup_steps: int = 0) -> go.Figure:
+    """Held-out success against steps; one run, or several by name. Bands: 95 % over multisets."""
+    figure = new_figure("Held-out success", "training step", "share of right answers")
+    for place, (name, curve) in enumerate(curves.items()):
+        for split, dash in (("test", "solid"), ("ood_rule", "dash")):
+            shade = colour(name, place) if len(curves) > 1 or split == "test" else PALETTE[4]
+            steps = [point["step"] for point in curve]
+            low = [point[split]["low"] for point in curve]
+            high = [point[split]["high"] for point in curve]
+            label = {"test": "same rule", "ood_rule": "new rule"}[split]
+            if len(curves) == 1 or split == "test":
+                add_band(figure, steps, low, high, shade, f"{name} band")
+            figure.add_scatter(
+                x=steps, y=[point[split]["mean"] for point in curve], mode="lines+markers",
+                line={"color": shade, "dash": dash}, name=f"{name}, {label}",
+            )  # fmt: skip
+    figure.update_yaxes(rangemode="tozero")
+    add_warmup(figure, warmup_steps)
+    return figure
+
+
+def mu_figure(runs: dict[str, Sequence[Line]], warmup_steps: int = 0) -> go.Figure:
+    """mu against steps; the meta signal of each update as markers when there is one run."""
+    figure = new_figure("mu, the weight of imitation", "training step", "mu")
+    for place, (name, lines) in enumerate(runs.items()):
+        steps, mu = column(lines, "mu")
+        figure.add_scatter(
+            x=steps, y=mu, mode="lines", line={"color": colour(name, place)}, name=f"mu ({name})"
+        )
+    if len(runs) == 1:
+        steps, signal = column(lines, "mu_signal")
+        if steps:
+            figure.add_scatter(
+                x=steps, y=signal, mode="markers", marker={"color": PALETTE[4], "size": 6},
+                name="meta signal: cosine of grad U with d theta / d mu",
+            )  # fmt: skip
+            figure.add_hline(y=0, line={"color": "#7f7f7f", "width": 1})
+    figure.update_yaxes(range=[-1.05, 1.05] if len(figure.data) > len(runs) else [-0.03, 1.03])
+    add_warmup(figure, warmup_steps)
+    return figure
+
+
+def entropy_figure(runs: dict[str, Sequence[Line]], warmup_steps: int = 0) -> go.Figure:
+    """Policy entropy of the training rollouts, with H* as a line where there is one run."""
+    figure = new_figure("Entropy of the policy", "training step", "nats a token")
+    for place, (name, lines) in enumerate(runs.items()):
+        steps, entropy = column(lines, "entropy")
+        figure.add_scatter(
+            x=steps, y=entropy, mode="lines", line={"color": colour(name, place)}, name=name
+        )
+    target = [line["target_entropy"] for line in lines if line.get("target_entropy")]
+    if len(runs) == 1 and target:
+        figure.add_hline(
+            y=target[-1], line={"color": PALETTE[4], "dash": "dash", "width": 1.5},
+            annotation_text="H*, the policy after warm-up", annotation_position="top right",
+        )  # fmt: skip
+    figure.update_yaxes(rangemode="tozero")
+    add_warmup(figure, warmup_steps)
+    return figure
+
+
+def reward_figure(runs: dict[str, Sequence[Line]], warmup_steps: int = 0) -> go.Figure:
+    """Reward of training rollouts (mean of ten steps), and the share of groups that teach."""
+    figure = new_figure("Reward of the rollouts", "training step", "share")
+    for place, (name, lines) in enumerate(runs.items()):
+        shade = colour(name, place)
+        steps, reward = column(lines, "reward")
+        figure.add_scatter(
+            x=steps, y=smooth(reward), mode="lines", line={"color": shade},
+            name=f"reward ({name}), mean of 10 steps",
+        )  # fmt: skip
+        if len(runs) == 1:
+            steps, varied = column(lines, "groups_with_variance")
+            figure.add_scatter(
+                x=steps, y=smooth(varied), mode="lines",
+                line={"color": PALETTE[4], "dash": "dot"},
+                name="groups whose rewards differ, mean of 10 steps",
+            )  # fmt: skip
+    figure.update_yaxes(rangemode="tozero")
+    add_warmup(figure, warmup_steps)
+    return figure
+
+
+def gradient_figure(lines: Sequence[Line], warmup_steps: int = 0) -> go.Figure:
+    """Do the two losses pull the same way, and which way is up on validation?"""
+    figure = new_figure("Cosines between gradients", "training step", "cosine")
+    series = (
+        ("cos_sft_rl", "g_SFT with g_RL, mean of 10 steps", 6),
+        ("cos_utility_sft", "grad U with a step along SFT", 1),
+        ("cos_utility_rl", "grad U with a step along RL", 2),
+    )
+    for name, label, shade in series:
+        steps, values = column(lines, name)
+        figure.add_scatter(
+            x=steps, y=smooth(values) if shade == 6 else values,
+            mode="lines" if shade == 6 else "lines+markers",
+            line={"color": PALETTE[shade]}, name=label,
+        )  # fmt: skip
+    figure.add_hline(y=0, line={"color": "#7f7f7f", "width": 1})
+    add_warmup(figure, warmup_steps)
+    return figure
+
+
+# --- pictures where nothing is interactive ---------------------------------------------------------
+
+_DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", None: "-"}
+
+
+def _rgba(text: str) -> tuple[float, ...]:
+    """A plotly colour for matplotlib."""
+    from matplotlib.colors import to_rgba
+
+    if text.startswith("rgba("):
+        red, green, blue, alpha = (float(part) for part in text[5:-1].split(","))
+        return red / 255, green / 255, blue / 255, alpha
+    return to_rgba(text)
+
+
+def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 110) -> bytes:
+    """The figure as a PNG, drawn by matplotlib: lines, markers, bands, bars, line annotations.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: a kind of trace that this drawing does not know.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    layout = figure.layout
+    canvas = Figure(figsize=(width, (layout.height or 380) / 95), dpi=dpi, layout="constrained")
+    FigureCanvasAgg(canvas)
+    axes = canvas.add_subplot()
+    for trace in figure.data:
+        label = trace.name if trace.showlegend is not False else None
+        if trace.type == "bar":
+            bars = axes.bar(list(trace.x), list(trace.y), color=trace.marker.color, label=label)
+            if trace.error_y.array is not None:
+                low = trace.error_y.arrayminus
+                errors = [low if low is not None else trace.error_y.array, trace.error_y.array]
+                centres = [bar.get_x() + bar.get_width() / 2 for bar in bars]
+                axes.errorbar(centres, list(trace.y), errors, fmt="none", ecolor="#444444")
+        elif trace.type == "scatter" and trace.fill == "toself":
+            axes.fill(list(trace.x), list(trace.y), color=_rgba(trace.fillcolor), lw=0)
+        elif trace.type == "scatter":
+            lines, markers = "lines" in (trace.mode or "lines"), "markers" in (trace.mode or "")
+            shade = trace.line.color or trace.marker.color
+            axes.plot(
+                list(trace.x), list(trace.y), color=shade, label=label,
+                linestyle=_DASHES[trace.line.dash] if lines else "none",
+                marker="o" if markers else None, markersize=4,
+            )  # fmt: skip
+        else:
+            raise ValueError(f"to_png does not draw traces of type {trace.type!r}")
+    for shape in layout.shapes:
+        style = {"color": shape.line.color, "lw": shape.line.width or 1}
+        style["linestyle"] = _DASHES[shape.line.dash]
+        if shape.x0 == shape.x1:
+            axes.axvline(shape.x0, **style)
+        else:
+            axes.axhline(shape.y0, **style)
+    for note in layout.annotations:
+        vertical = axes.get_xaxis_transform() if note.yref == "paper" else axes.get_yaxis_transform()
+        top = note.yref == "paper" or note.yref == "y domain"
+        place = (note.x, 0.96) if top else (0.99, note.y)
+        axes.text(
+            *place, note.text, transform=axes.get_xaxis_transform() if top else vertical,
+            ha="left" if top else "right", va="bottom", color="#7f7f7f", fontsize=9,
+        )  # fmt: skip
+    axes.set_title(layout.title.text or "", loc="left")
+    axes.set_xlabel(layout.xaxis.title.text or "")
+    axes.set_ylabel(layout.yaxis.title.text or "")
+    if layout.yaxis.range:
+        axes.set_ylim(*layout.yaxis.range)
+    elif layout.yaxis.rangemode == "tozero":
+        axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9)
+    memory = io.BytesIO()
+    canvas.savefig(memory, metadata={"Software": None})
+    return memory.getvalue()
+
+
+def use_plotly() -> str:
+    """Choose how notebooks show figures; returns the renderer's name.
+
+    Jupyter: interactive, plus a PNG for pages that run no scripts. Colab, or an explicit
+    PLOTLY_RENDERER: left as it is.
+    """
+    if os.environ.get("PLOTLY_RENDERER") or "COLAB_NOTEBOOK_ID" in os.environ:
+        return pio.renderers.default
+    try:
+        import matplotlib  # noqa: F401
+        from plotly.io._base_renderers import MimetypeRenderer  # private: tests watch it
+    except ImportError:
+        pio.renderers.default = "plotly_mimetype"
+        return pio.renderers.default
+
+    class Png(MimetypeRenderer):
+        def to_mimebundle(self, fig_dict: dict) -> dict[str, str]:
+            picture = to_png(go.Figure(fig_dict, skip_invalid=True))
+            return {"image/png": base64.b64encode(picture).decode()}
+
+    pio.renderers["amft_png"] = Png()
+    pio.renderers.default = "plotly_mimetype+amft_png"
+    return pio.renderers.default

@@ -1,0 +1,395 @@
+"""Algorithm 1 of AMFT in plain torch: the file to read first.
+
+     1-2  warm up: W steps of SFT; H* is the policy's entropy at their end
+     3    then, step by step:
+     4      g_SFT  the gradient of L_SFT on a batch of demonstrations
+     5      g_RL   the gradient of L_RL on fresh rollouts
+     7      grad U every K steps, from fresh rollouts of validation prompts
+     8-9    mu     from the rule
+    11-12   a step along (1 - mu) g_RL + mu g_SFT; with GAE also one of the value head
+
+(Line numbers as in second-hand notes of arXiv 2508.06944.) The two gradients are kept apart: the
+meta-gradient needs them so, and it is free, as they are two backward passes anyway.
+
+Nothing here keeps random state: every draw has a generator made from (seed, purpose, step). Two
+methods with one seed therefore see the same prompts, and a resumed run the same draws.
+
+Left out: files, progress bars and evaluation (`amft_lite.runs`); several processes and large
+models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amft_lite import objectives
+from amft_lite.config import RunConfig
+from amft_lite.meta_gradient import adam_state, clip_by_norm, cosine, flatten, mix, unflatten_into
+from amft_lite.models import completion_logits, hidden_states, token_logps
+from amft_lite.sampling import sample
+from amft_lite.tasks import Demonstration, Example, Task
+from amft_lite.weighting import Signals, make_rule
+
+
+@dataclass
+class Batch:
+    """B answers to learn from: `ids`, `attention` [B, L + T]; `tokens`, `mask` [B, T]; rewards [B].
+
+    What the RL loss needs besides is filled in by `AMFT.roll_out`.
+    """
+
+    ids: Tensor
+    attention: Tensor
+    tokens: Tensor
+    mask: Tensor
+    rewards: Tensor | None = None
+    advantages: Tensor | None = None
+    old_logps: Tensor | None = None
+    returns: Tensor | None = None
+    states: Tensor | None = None
+
+    def rows(self, part: slice | Tensor) -> Batch:
+        return Batch(**{k: None if v is None else v[part] for k, v in vars(self).items()})
+
+
+class ValueHead(nn.Module):
+    """The critic phi: a small network on the policy's last hidden states [..., width] -> [...].
+
+    The states are detached, so its loss trains phi alone and the policy's gradient stays L_RL's.
+    """
+
+    def __init__(self, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+        nn.init.normal_(self.layers[0].weight, std=width**-0.5, generator=generator)
+        nn.init.zeros_(self.layers[0].bias)
+        nn.init.zeros_(self.layers[2].weight)  # it starts by predicting 0 everywhere
+        nn.init.zeros_(self.layers[2].bias)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.layers(states.detach()).squeeze(-1)
+
+
+def generator(seed: int, purpose: str, step: int) -> torch.Generator:
+    """The source of one step's random numbers for one purpose."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def refuse_leaks(
+    training: Iterable[Example], validation: Iterable[Example], demonstrations: Iterable[Example]
+) -> None:
+    """Validation rollouts must be of problems the training never sees.
+
+    On training prompts, <grad U, g_RL> would hold the noise of g_RL itself and always say "RL".
+
+    Raises:
+        ValueError: they meet; the groups they share are named.
+    """
+    seen = {example.group for example in (*training, *demonstrations)}
+    shared = sorted({example.group for example in validation} & seen)
+    if shared:
+        raise ValueError(f"validation and training share the problems {', '.join(shared[:5])}")
+
+
+class AMFT:
+    """Algorithm 1, one `train_step` at a time. `policy` is trained in place."""
+
+    def __init__(self, policy: nn.Module, tokenizer: Any, task: Task, config: RunConfig) -> None:
+        c = self.config = config
+        self.policy, self.tokenizer, self.task = policy, tokenizer, task
+        self.parameters = [p for p in policy.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, c.lr, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay
+        )
+        self.rule = make_rule(c.method, c.rule_options())
+        self.step = 0
+        self.target_entropy = math.nan  # H*
+        self.critic = None
+        if c.advantage == "gae":
+            self.critic = ValueHead(policy.config.hidden_size, generator(c.seed, "critic", 0))
+            self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), c.value_lr)
+
+        # Fixed lists of prompts; each step takes its slice.
+        self.train_prompts = task.prompts("train", c.steps * c.prompts_per_step, c.seed)
+        meta_steps = -(-(c.steps - c.warmup_steps) // self.rule.every) if self.rule.every else 0
+        self.validation_prompts = task.prompts(
+            "validation", meta_steps * c.validation_prompts, c.seed
+        )
+        self.demonstrations = task.demonstrations(c.demonstrations, c.seed)
+        experts = [demonstration.example for demonstration in self.demonstrations]
+        refuse_leaks(self.train_prompts, self.validation_prompts, experts)
+        self.expert_answers = self.encode(self.demonstrations)
+
+    # --- the algorithm ---------------------------------------------------------------------------
+
+    def train_step(self) -> dict[str, Any]:
+        """One step of Algorithm 1; returns what happened in it."""
+        c, warming = self.config, self.step < self.config.warmup_steps
+        facts: dict[str, Any] = {"step": self.step, "phase": "warm-up" if warming else "train"}
+        if not warming and math.isnan(self.target_entropy):
+            self.target_entropy = self.measure_entropy()
+
+        # a loss of weight 0 is not computed: SFT pays for no rollouts, RL for no demonstrations
+        planned = 1.0 if warming else self.rule.planned(self.step, c.steps, c.warmup_steps)
+        rollouts = self.roll_out(facts) if planned != 1.0 else None
+        for epoch in range(c.inner_epochs if rollouts else 1):
+            grad_sft = grad_rl = None
+            if planned != 0.0:
+                grad_sft = self.gradient(self.sft_loss, self.sft_batch(epoch), facts)
+            if rollouts:
+                grad_rl = self.gradient(self.rl_loss, rollouts, facts)
+            if epoch == 0:
+                mu = 1.0 if warming else self.new_mu(grad_sft, grad_rl, facts)
+                facts |= gradient_facts(grad_sft, grad_rl)
+            self.apply(combined_gradient(grad_sft, grad_rl, mu), facts)
+            if rollouts and self.critic:
+                self.train_critic(rollouts, facts)
+        self.step += 1
+        return facts | {"mu": mu, "target_entropy": self.target_entropy}
+
+    def new_mu(self, grad_sft: Tensor | None, grad_rl: Tensor | None, facts: dict) -> float:
+        """Lines 7-9: ask the rule, with a validation gradient where one is due."""
+        c, since = self.config, self.step - self.config.warmup_steps
+        signals = Signals(
+            self.step, c.steps, c.warmup_steps, grad_sft, grad_rl,
+            entropy=facts.get("entropy", math.nan), target_entropy=self.target_entropy,
+        )  # fmt: skip
+        if self.rule.validation and since % self.rule.every == 0:
+            signals.adam = adam_state(self.optimizer, c.max_grad_norm)
+            number = since // self.rule.every
+            if self.rule.validation == "reward":
+                self.measure_utility(number, signals, facts)
+            else:  # the released code: cross-entropy on held-out expert answers
+                experts = self.task.demonstrations(
+                    c.validation_prompts, c.seed + number, split="validation"
+                )
+                signals.grad_validation_nll = self.gradient(
+                    self.sft_loss, self.encode(experts), {}
+                )
+        mu = self.rule.update(signals)
+        facts |= {f"mu_{name}": part for name, part in self.rule.parts.items()}
+        return mu
+
+    def measure_utility(self, number: int, signals: Signals, facts: dict) -> None:
+        """Line 7: grad U, minus the gradient of the policy-gradient loss on validation prompts."""
+        c, n = self.config, self.config.validation_prompts
+        prompts = self.validation_prompts[number * n : (number + 1) * n]
+        batch = self.sample(prompts, c.validation_rollouts, "validation", facts)
+        batch.advantages = objectives.leave_one_out_advantages(
+            batch.rewards, c.validation_rollouts
+        )
+        signals.grad_utility = -self.gradient(self.utility_loss, batch, facts)
+        signals.informative = bool(batch.advantages.any())
+        u = signals.grad_utility
+        facts["validation_reward"] = batch.rewards.mean().item()
+        facts["grad_norm_utility"] = u.norm().item()
+        facts["cos_utility_sft"] = cosine(u, -signals.grad_sft)  # would a step along SFT help?
+        facts["cos_utility_rl"] = cosine(u, -signals.grad_rl)
+
+    def apply(self, grad: Tensor, facts: dict) -> None:
+        """Line 12: clip the combined gradient as one, and take the optimiser's step."""
+        facts["grad_norm"] = grad.norm().item()
+        unflatten_into(clip_by_norm(grad, self.config.max_grad_norm), self.parameters)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    # --- gradients of the losses -----------------------------------------------------------------
+
+    def gradient(self, loss_of: Callable, batch: Batch, facts: dict) -> Tensor:
+        """Flat gradient [N] of a loss over `batch`, in micro-batches that add up exactly.
+
+        `loss_of(rows, whole)` returns the share that `rows` have in the loss of the `whole` batch,
+        and a dict of further shares to report.
+        """
+        size, sums = self.config.micro_batch or len(batch.ids), {}
+        for start in range(0, len(batch.ids), size):
+            loss, shares = loss_of(batch.rows(slice(start, start + size)), batch)
+            loss.backward()
+            for name, share in shares.items():
+                sums[name] = sums.get(name, 0.0) + share.item()
+        grad = flatten(torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters)
+        self.optimizer.zero_grad()
+        facts.update(sums)
+        return grad
+
+    def logits(self, batch: Batch) -> Tensor:
+        return completion_logits(self.policy, batch.ids, batch.attention, batch.tokens.shape[1])
+
+    def sft_loss(self, rows: Batch, whole: Batch) -> tuple[Tensor, dict]:
+        """Eq. 2."""
+        logps = token_logps(self.logits(rows), rows.tokens)
+        loss = objectives.sft_loss(logps, rows.mask, whole.mask.sum())
+        return loss, {"sft_loss": loss}
+
+    def rl_loss(self, rows: Batch, whole: Batch) -> tuple[Tensor, dict]:
+        """PPO-clip; before the first inner step the old policy is the policy."""
+        logits, total = self.logits(rows), whole.mask.sum()
+        logps = token_logps(logits, rows.tokens)
+        old = logps.detach() if rows.old_logps is None else rows.old_logps
+        clip_range = self.config.clip_range
+        loss = objectives.ppo_clip_loss(logps, old, rows.advantages, rows.mask, clip_range, total)
+        clipped = objectives.clipped_tokens(logps.detach(), old, rows.advantages, clip_range)
+        entropy = objectives.token_entropy(logits.detach())
+        return loss, {
+            "rl_loss": loss,
+            "entropy": objectives.masked_mean(entropy, rows.mask, total),
+            "clip_fraction": objectives.masked_mean(clipped, rows.mask, total),
+        }
+
+    def utility_loss(self, rows: Batch, whole: Batch) -> tuple[Tensor, dict]:
+        """-U; with `entropy_form: gradient` -(U + beta min(0, H - H*)), H on the same rollouts."""
+        logits = self.logits(rows)
+        logps = token_logps(logits, rows.tokens)
+        loss = objectives.policy_gradient_loss(
+            logps, rows.advantages, rows.mask, len(whole.ids)
+        )
+        if self.config.entropy_form == "gradient":
+            total = whole.mask.sum()
+            entropy = objectives.masked_mean(objectives.token_entropy(logits), rows.mask, total)
+            floor = self.target_entropy * (rows.mask.sum() / total)
+            loss = loss - self.config.entropy_beta * (entropy - floor).clamp(max=0)
+        return loss, {"validation_loss": loss}
+
+    # --- data ------------------------------------------------------------------------------------
+
+    def roll_out(self, facts: dict) -> Batch:
+        """Line 5: fresh answers to this step's prompts, graded, with advantages."""
+        c, n = self.config, self.config.prompts_per_step
+        prompts = self.train_prompts[self.step * n : (self.step + 1) * n]
+        batch = self.sample(prompts, c.rollouts_per_prompt, "rollouts", facts)
+        groups = batch.rewards.view(n, -1)
+        facts["reward"] = batch.rewards.mean().item()
+        varied = groups.amax(1) > groups.amin(1)
+        facts["groups_with_variance"] = varied.float().mean().item()
+        if c.inner_epochs > 1:
+            with torch.no_grad():
+                batch.old_logps = token_logps(self.logits(batch), batch.tokens)
+        if self.critic is None:
+            batch.advantages = objectives.group_advantages(
+                batch.rewards, c.rollouts_per_prompt, c.advantage_scale
+            )
+        else:
+            self.add_gae(batch)
+        return batch
+
+    def add_gae(self, batch: Batch) -> None:
+        """Advantages and returns of the value head; the reward comes with the last token."""
+        c, T = self.config, batch.tokens.shape[1]
+        with torch.no_grad():
+            batch.states = hidden_states(self.policy, batch.ids, batch.attention, T)
+            values = self.critic(batch.states)
+        last = torch.arange(T) == batch.mask.sum(1, keepdim=True) - 1
+        rewards = last * batch.rewards.unsqueeze(1)
+        batch.advantages, batch.returns = objectives.gae(
+            rewards, values, batch.mask, c.gamma, c.gae_lambda
+        )
+
+    def train_critic(self, batch: Batch, facts: dict) -> None:
+        """Line 12, the gradient step on phi."""
+        values = self.critic(batch.states)
+        loss = objectives.value_loss(values, values.detach(), batch.returns, batch.mask)
+        self.critic_optimizer.zero_grad()
+        loss.backward()
+        self.critic_optimizer.step()
+        facts["value_loss"] = loss.item()
+
+    def sample(self, prompts: Sequence[Example], n: int, purpose: str, facts: dict) -> Batch:
+        """`n` graded answers to every prompt, on-policy."""
+        c = self.config
+        encoded = self.tokenizer(
+            [example.prompt for example in prompts], padding=True, return_tensors="pt"
+        )
+        r = sample(
+            self.policy, encoded.input_ids, encoded.attention_mask, n, self.task.max_new_tokens,
+            c.temperature, generator(c.seed, purpose, self.step),
+        )  # fmt: skip
+        texts = self.tokenizer.batch_decode(r.tokens, skip_special_tokens=True)
+        rewards = [
+            self.task.reward(prompts[i // n], text).value for i, text in enumerate(texts)
+        ]
+        name = f"{purpose}_tokens"
+        facts[name] = facts.get(name, 0) + int(r.mask.sum())
+        return Batch(r.ids, r.attention, r.tokens, r.mask, torch.tensor(rewards))
+
+    def encode(self, demonstrations: Sequence[Demonstration]) -> Batch:
+        """Demonstrations as a batch: prompts padded left, answers right, end-of-text added."""
+        t = self.tokenizer
+        prompts = t([d.prompt for d in demonstrations], padding=True, return_tensors="pt")
+        answers = t(
+            [f"{d.completion} {t.eos_token}" for d in demonstrations],
+            padding=True, padding_side="right", return_tensors="pt",
+        )  # fmt: skip
+        return Batch(
+            torch.cat((prompts.input_ids, answers.input_ids), 1),
+            torch.cat((prompts.attention_mask, answers.attention_mask), 1),
+            answers.input_ids,
+            answers.attention_mask,
+        )
+
+    def sft_batch(self, epoch: int) -> Batch:
+        """Line 4: the next demonstrations, in shuffled passes over D_SFT."""
+        c, n = self.config, len(self.demonstrations)
+        first = (self.step * c.inner_epochs + epoch) * c.sft_batch
+        places = range(first, first + c.sft_batch)
+        order = {p: torch.randperm(n, generator=generator(c.seed, "demonstrations", p))
+                 for p in {place // n for place in places}}  # fmt: skip
+        chosen = [int(order[place // n][place % n]) for place in places]
+        return self.expert_answers.rows(torch.tensor(chosen))
+
+    def measure_entropy(self) -> float:
+        """H*: nats a token of the policy's own answers to this step's prompts."""
+        n = self.config.prompts_per_step
+        prompts = self.train_prompts[self.step * n : (self.step + 1) * n]
+        batch = self.sample(prompts, self.config.rollouts_per_prompt, "entropy", {})
+        with torch.no_grad():
+            entropy = objectives.token_entropy(self.logits(batch))
+        return objectives.masked_mean(entropy, batch.mask).item()
+
+    # --- continuing ------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a continued run needs to be the same run."""
+        state = {
+            "step": self.step,
+            "target_entropy": self.target_entropy,
+            "policy": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rule": self.rule.state_dict(),
+        }
+        if self.critic:
+            state["critic"] = self.critic.state_dict()
+            state["critic_optimizer"] = self.critic_optimizer.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.target_entropy = state["step"], state["target_entropy"]
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rule.load_state_dict(state["rule"])
+        if self.critic:
+            self.critic.load_state_dict(state["critic"])
+            self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+
+
+def combined_gradient(grad_sft: Tensor | None, grad_rl: Tensor | None, mu: float) -> Tensor:
+    """Eq. 3; a gradient that was not computed has weight 0."""
+    if grad_rl is None:
+        return grad_sft
+    return grad_rl if grad_sft is None else mix(grad_sft, grad_rl, mu)
+
+
+def gradient_facts(grad_sft: Tensor | None, grad_rl: Tensor | None) -> dict[str, float]:
+    """Norms, and the cosine between the two."""
+    both = {"sft": grad_sft, "rl": grad_rl}
+    facts = {f"grad_norm_{k}": g.norm().item() for k, g in both.items() if g is not None}
+    if len(facts) == 2:
+        facts["cos_sft_rl"] = cosine(grad_sft, grad_rl)
+    return facts

@@ -1,0 +1,223 @@
+"""How the utility U moves when mu moves: dU/dmu through one step of the real optimiser.
+
+The inner step is theta' = theta + update(g), g = (1 - mu) g_RL + mu g_SFT. By the chain rule
+
+    dU/dmu = < grad U, d theta'/d mu >,                                    (Eq. 5)
+
+and for SGD, update(g) = -lr g, so d theta'/d mu = -lr (g_SFT - g_RL): mu should rise where a step
+along SFT helps validation reward more than a step along RL. No Hessian appears, because mu enters
+the gradient linearly; grad U is taken before the step, not after it (a first-order difference).
+
+Adam maps gradients to updates differently, and the map includes the fresh gradient in its second
+moment. We therefore apply Adam's update rule itself, twice, and take the difference.
+`naive_direction`, which treats 1/(sqrt(v)+eps) as a constant preconditioner, is kept because it is
+what one would write first, and because it can have the wrong sign.
+
+All gradients are flat vectors [N] of one dtype. Source of Eq. 5: arXiv 2508.06944 through
+second-hand notes; the SGD line is our algebra.
+
+Left out: unrolls over several steps.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AdamState:
+    """What torch.optim.Adam/AdamW would use in its next step, as flat vectors.
+
+    `step` counts the steps already taken. `decoupled` is AdamW's weight decay (it does not depend
+    on the gradient); otherwise decay is added to the gradient, as in Adam. `params` is needed only
+    where `weight_decay` is not 0. `max_norm` clips the gradient first, as training does.
+    """
+
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    step: int
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decoupled: bool = True
+    params: Tensor | None = None
+    max_norm: float | None = None
+
+
+def flatten(tensors: Iterable[Tensor]) -> Tensor:
+    """One vector from many tensors, in order."""
+    return torch.cat([t.detach().reshape(-1) for t in tensors])
+
+
+def unflatten_into(vector: Tensor, parameters: Iterable[Tensor]) -> None:
+    """Write a flat gradient to `.grad` of each parameter."""
+    place = 0
+    for p in parameters:
+        p.grad = vector[place : place + p.numel()].view_as(p).to(p.dtype)
+        place += p.numel()
+    if place != vector.numel():
+        raise ValueError(f"{vector.numel()} numbers for {place} parameters")
+
+
+def clip_by_norm(grad: Tensor, max_norm: float | None) -> Tensor:
+    """torch.nn.utils.clip_grad_norm_ for one flat vector, without the side effect."""
+    if max_norm is None:
+        return grad
+    return grad * (max_norm / (grad.norm() + 1e-6)).clamp(max=1.0)
+
+
+def adam_state(optimizer: torch.optim.Optimizer, max_norm: float | None = None) -> AdamState:
+    """Read the state of an Adam or AdamW; before its first step the moments are zeros.
+
+    Raises:
+        TypeError: another optimiser (its update rule is not `adam_update`).
+        ValueError: parameter groups with different settings, or amsgrad or maximize.
+    """
+    if not isinstance(optimizer, torch.optim.Adam):
+        raise TypeError(f"the meta-gradient knows Adam and AdamW, not {type(optimizer).__name__}")
+    groups = optimizer.param_groups
+    first = groups[0]
+    for group in groups:
+        same = all(group[k] == first[k] for k in ("lr", "betas", "eps", "weight_decay"))
+        if not same or group["amsgrad"] or group["maximize"]:
+            raise ValueError("Adam's groups must share their settings, without amsgrad or maximize")
+    params = [p for group in groups for p in group["params"]]
+    state = [optimizer.state.get(p) or {} for p in params]
+    steps = {int(s["step"]) if s else 0 for s in state}
+    if len(steps) > 1:
+        raise ValueError(f"parameters have taken different numbers of steps: {sorted(steps)}")
+    zero = [torch.zeros_like(p) for p in params]
+    return AdamState(
+        exp_avg=flatten(s.get("exp_avg", z) for s, z in zip(state, zero, strict=True)),
+        exp_avg_sq=flatten(s.get("exp_avg_sq", z) for s, z in zip(state, zero, strict=True)),
+        step=steps.pop(),
+        lr=float(first["lr"]),
+        betas=tuple(first["betas"]),
+        eps=first["eps"],
+        weight_decay=first["weight_decay"],
+        decoupled=bool(
+            first.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
+        ),
+        params=flatten(params) if first["weight_decay"] else None,
+        max_norm=max_norm,
+    )
+
+
+def adam_update(grad: Tensor, state: AdamState) -> Tensor:
+    """theta' - theta of torch's next Adam step for `grad` [N]; pure, differentiable in `grad`."""
+    grad = clip_by_norm(grad, state.max_norm)
+    beta1, beta2 = state.betas
+    decay = 0.0
+    if state.weight_decay and state.decoupled:
+        decay = -state.lr * state.weight_decay * state.params
+    elif state.weight_decay:
+        grad = grad + state.weight_decay * state.params
+    t = state.step + 1
+    m = beta1 * state.exp_avg + (1 - beta1) * grad
+    v = beta2 * state.exp_avg_sq + (1 - beta2) * grad**2
+    root = (v / (1 - beta2**t)).sqrt()
+    return decay - state.lr * (m / (1 - beta1**t)) / (root + state.eps)
+
+
+def mix(grad_sft: Tensor, grad_rl: Tensor, mu: float | Tensor) -> Tensor:
+    """The gradient of Eq. 3, (1 - mu) L_RL + mu L_SFT; exactly one of them at mu = 0 and 1."""
+    return (1 - mu) * grad_rl + mu * grad_sft
+
+
+def sgd_direction(grad_sft: Tensor, grad_rl: Tensor, lr: float) -> Tensor:
+    """d theta'/d mu for SGD: -lr (g_SFT - g_RL)."""
+    return -lr * (grad_sft - grad_rl)
+
+
+def adam_direction(
+    grad_sft: Tensor, grad_rl: Tensor, state: AdamState, mu: float, width: float = 0.5
+) -> Tensor:
+    """d theta'/d mu for Adam: the difference of two updates, `width` apart around mu, per unit mu.
+
+    The two mixtures are kept inside [0, 1]; a small `width` gives the derivative at mu.
+    """
+    low, high = max(0.0, mu - width / 2), min(1.0, mu + width / 2)
+    upper = adam_update(mix(grad_sft, grad_rl, high), state)
+    lower = adam_update(mix(grad_sft, grad_rl, low), state)
+    return (upper - lower) / (high - low)
+
+
+def naive_direction(grad_sft: Tensor, grad_rl: Tensor, state: AdamState) -> Tensor:
+    """-lr (g_SFT - g_RL) / (sqrt(v_hat) + eps): Adam as a fixed diagonal. A counter-example.
+
+    It knows v from before the step only. Where v is tiny the real update is bounded by the fresh
+    gradient; this one is not, and such coordinates can decide its sign.
+    """
+    v_hat = state.exp_avg_sq / (1 - state.betas[1] ** max(1, state.step))
+    return -state.lr * (grad_sft - grad_rl) / (v_hat.sqrt() + state.eps)
+
+
+def mu_gradient(grad_utility: Tensor, direction: Tensor) -> Tensor:
+    """dU/dmu = <grad U, d theta'/d mu>: a scalar, added up in float64."""
+    return torch.dot(grad_utility.double(), direction.double())
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Cosine of two flat vectors in float64; 0 where one of them is zero."""
+    a, b = a.double(), b.double()
+    norms = a.norm() * b.norm()
+    return float(torch.dot(a, b) / norms) if norms > 0 else 0.0
+
+
+# --- oracles: the same number by other roads, for tests and notebooks ------------------------------
+
+
+def finite_difference(
+    utility: Callable[[list[Tensor]], Tensor],
+    optimizer: torch.optim.Optimizer,
+    grad_sft: Tensor,
+    grad_rl: Tensor,
+    mu: float,
+    step: float = 1e-3,
+    max_norm: float | None = None,
+) -> float:
+    """[U(theta'(mu + step)) - U(theta'(mu - step))] / (2 step), through `optimizer.step()` itself.
+
+    `utility` maps a list of parameter tensors, in the optimiser's order, to a scalar. Parameters
+    and optimiser are deep-copied, so nothing of the caller's changes.
+    """
+    values = []
+    for at in (mu + step, mu - step):
+        trial = copy.deepcopy(optimizer)  # brings copies of its parameters along
+        params = [p for group in trial.param_groups for p in group["params"]]
+        unflatten_into(clip_by_norm(mix(grad_sft, grad_rl, at), max_norm), params)
+        trial.step()
+        with torch.no_grad():
+            values.append(float(utility(params)))
+    return (values[0] - values[1]) / (2 * step)
+
+
+def autograd_gradient(
+    utility: Callable[[Tensor], Tensor],
+    params: Tensor,
+    grad_sft: Tensor,
+    grad_rl: Tensor,
+    mu: float,
+    update: Callable[[Tensor], Tensor],
+) -> float:
+    """dU/dmu by backpropagation through one differentiable step theta + update(g(mu)).
+
+    `utility` maps the flat parameters [N] to a scalar; `update` is e.g.
+    ``lambda g: adam_update(g, state)`` or ``lambda g: -lr * g``.
+    """
+    at = torch.tensor(mu, dtype=params.dtype, requires_grad=True)
+    utility(params.detach() + update(mix(grad_sft, grad_rl, at))).backward()
+    return float(at.grad)
+
+
+def with_scaled_gradients(state: AdamState, factor: float) -> AdamState:
+    """The state Adam would be in had every gradient so far been `factor` times as large."""
+    return replace(
+        state, exp_avg=state.exp_avg * factor, exp_avg_sq=state.exp_avg_sq * factor**2
+    )

@@ -1,0 +1,137 @@
+"""The policies: a word-level tokenizer and a tiny Llama, both plain `transformers` objects.
+
+Because they are ordinary `PreTrainedTokenizerFast` and `LlamaForCausalLM`, everything here also
+works on a real checkpoint; only the sizes differ.
+
+Left out: hub models, LoRA and 4-bit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from amft_lite.tasks import Task
+
+PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
+
+#: name -> (width, layers, heads). Only 0.2M is shipped with weights; the others are recipes.
+SIZES = {"0.2M": (64, 3, 4), "0.8M": (128, 4, 4), "2.7M": (192, 6, 6)}
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+
+def quiet_transformers() -> None:
+    """No progress bars for models that load in a blink."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def word_tokenizer(task: Task) -> PreTrainedTokenizerFast:
+    """One token a word of the task's vocabulary, words parted by spaces; pad, eos, unk first."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = [PAD, EOS, UNK, *task.vocabulary()]
+    table = {word: number for number, word in enumerate(words)}
+    backend = Tokenizer(models.WordLevel(table, unk_token=UNK))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=PAD, eos_token=EOS, unk_token=UNK, padding_side="left"
+    )
+
+
+def tiny_llama(vocabulary: int, size: str = "0.2M", seed: int = 0) -> LlamaForCausalLM:
+    """A freshly initialised Llama of one of `SIZES` (tied embeddings, 64 positions).
+
+    Raises:
+        ValueError: no such size.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if size not in SIZES:
+        raise ValueError(f"size must be one of {', '.join(SIZES)}, not {size!r}")
+    quiet_transformers()
+    width, layers, heads = SIZES[size]
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        intermediate_size=4 * width * 2 // 3 // 8 * 8,  # SwiGLU: 2/3 of 4x keeps the weights even
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def base_folder(task_name: str, size: str = "0.2M") -> Path:
+    """Where the pretrained base of a task lives."""
+    return DATA / "bases" / f"{task_name}-{size}"
+
+
+def load_policy(folder: str | Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Weights and tokenizer from a folder in `transformers` layout, in float32, in eval mode.
+
+    (The tiny models have no dropout; eval mode makes that hold for any other model too.)
+
+    Raises:
+        FileNotFoundError: the folder holds no model.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    quiet_transformers()
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no model in {folder}; `amft-lite pretrain --out {folder}` trains a base there"
+        )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def completion_logits(
+    model: nn.Module, ids: torch.Tensor, attention: torch.Tensor, completion_length: int
+) -> torch.Tensor:
+    """Logits that predict the last `completion_length` tokens: [B, completion_length, V].
+
+    `ids` and `attention` are [B, L]; prompts are left-padded, so completions share their columns.
+    """
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    output = model(
+        input_ids=ids,
+        attention_mask=attention,
+        position_ids=positions,
+        use_cache=False,
+        logits_to_keep=completion_length + 1,
+    )
+    return output.logits[:, :-1]
+
+
+def hidden_states(
+    model: nn.Module, ids: torch.Tensor, attention: torch.Tensor, completion_length: int
+) -> torch.Tensor:
+    """Last hidden states at the positions that predict the completion: [B, completion_length, d]."""
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    output = model.base_model(
+        input_ids=ids, attention_mask=attention, position_ids=positions, use_cache=False
+    )
+    return output.last_hidden_state[:, -completion_length - 1 : -1]
+
+
+def token_logps(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """log pi(token): [B, T] from logits [B, T, V] and tokens [B, T]."""
+    return torch.log_softmax(logits, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)

@@ -1,0 +1,165 @@
+"""One HTML file about one run, or several side by side; it opens offline.
+
+Left out: aggregation over seeds (a study's business).
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import plotly.io as pio
+import yaml
+
+from amft_lite import figures
+from amft_lite.provenance import provenance
+from amft_lite.runs import PHASES, Run, RunError, write_text
+
+STYLE = """
+body{font:16px/1.55 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
+color:#222;background:#fff}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}
+table{border-collapse:collapse;margin:1rem 0}th,td{padding:.35rem .8rem;text-align:right;
+border-bottom:1px solid #ddd}th:first-child,td:first-child{text-align:left}
+.note{color:#555;font-size:.92rem}pre{background:#f6f6f6;padding:.8rem;overflow:auto;font-size:.85rem}
+"""
+
+READING = {
+    "success": "Share of right answers to problems never trained on. Solid: the training rule, "
+    "J=Q=K=10. Dashed: the rule 11, 12, 13, never trained on. Bands resample value multisets "
+    "(95 %). Imitation alone would flatten early; a rise after warm-up is what mixing adds.",
+    "mu": "1 is pure imitation, 0 pure exploration. Orange markers, where there are any: the meta "
+    "signal of one update, above 0 where more imitation would have helped validation reward. A "
+    "controller that did nothing would leave the line flat.",
+    "entropy": "How undecided the policy is. A fall towards 0 means it has stopped exploring.",
+    "reward": "What the learner itself sees on its training prompts. Where no group of rollouts "
+    "differs in reward, L_RL has no gradient at all.",
+    "gradient": "Above 0: the two losses agree, or a step along that loss would raise validation "
+    "reward. One estimate is noisy; read the tendency.",
+}
+
+
+def cell(fact: dict[str, Any] | None) -> str:
+    """mean [low, high]."""
+    if not fact:
+        return "-"
+    return f"{fact['mean']:.3f} [{fact['low']:.3f}, {fact['high']:.3f}]"
+
+
+def summary_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+    """(phase, test, ood_rule, test greedy, test attempts@5) for each phase of a finished run."""
+    names = {"base": "base", "warm-up": "after warm-up", "final": f"after {summary['method']}"}
+    rows = []
+    for phase in PHASES:
+        found = summary["splits"].get(phase)
+        if found:
+            test, other = found["test"], found["ood_rule"]
+            rows.append(
+                (
+                    names[phase],
+                    cell(test["success"]),
+                    cell(other["success"]),
+                    cell(test.get("greedy")),
+                    cell(test.get("attempts_at_5")),
+                )
+            )
+    return rows
+
+
+HEADINGS = ("", "test", "ood_rule (new rule)", "test, greedy", "test, attempts@5")
+
+
+def table_note(summary: dict[str, Any]) -> str:
+    """What the figures of the table rest on."""
+    final = summary["splits"]["final"]
+    test, other = final["test"], final["ood_rule"]
+    return (
+        f"Share of right answers, 95 % interval over value multisets (test: {test['prompts']} "
+        f"prompts of {test['success']['n']} multisets; ood_rule: {other['prompts']} of "
+        f"{other['success']['n']}), {test['samples_per_prompt']} answers each, temperature 1."
+    )
+
+
+def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in headings)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def html_figure(name: str, figure: go.Figure, first: bool) -> str:
+    drawn = pio.to_html(
+        figure, include_plotlyjs=first, full_html=False, div_id=f"figure-{name}",
+        config={"displaylogo": False, "responsive": True},
+    )  # fmt: skip
+    return f"{drawn}<p class='note'><b>How to read it.</b> {html.escape(READING[name])}</p>"
+
+
+def label(run: Run, runs: Sequence[Run]) -> str:
+    """The shortest name that tells the runs apart."""
+    if [r.config.method for r in runs].count(run.config.method) == 1:
+        return run.config.method
+    name = f"{run.config.method}, seed {run.config.seed}"
+    same = [r for r in runs if (r.config.method, r.config.seed) == (run.config.method, run.config.seed)]
+    return name if len(same) == 1 else run.folder.name
+
+
+def write_report(runs: Sequence[Run], path: Path) -> Path:
+    """Write the report of one finished or unfinished run, or of several.
+
+    Raises:
+        RunError: a run has no steps yet.
+    """
+    for run in runs:
+        if not run.metrics:
+            raise RunError(f"{run.folder} has no steps yet; train it first.")
+    labels = [label(run, runs) for run in runs]
+    lines = {name: run.metrics for name, run in zip(labels, runs, strict=True)}
+    curves = {name: run.curve for name, run in zip(labels, runs, strict=True) if run.curve}
+    warmup = runs[0].config.warmup_steps if len(runs) == 1 else 0
+    drawn = {"mu": figures.mu_figure(lines, warmup)}
+    if curves:
+        drawn = {"success": figures.success_figure(curves, warmup), **drawn}
+    if any("entropy" in line for run in lines.values() for line in run):
+        drawn["entropy"] = figures.entropy_figure(lines, warmup)
+        drawn["reward"] = figures.reward_figure(lines, warmup)
+    if len(runs) == 1 and any("cos_sft_rl" in line for line in runs[0].metrics):
+        drawn["gradient"] = figures.gradient_figure(runs[0].metrics, warmup)
+
+    title = f"amft-lite: {', '.join(labels)}"
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    for name, run in zip(labels, runs, strict=True):
+        if len(runs) > 1:
+            parts.append(f"<h2>{html.escape(name)}</h2>")
+        summary = run.summary
+        if summary:
+            parts.append(html_table(HEADINGS, summary_rows(summary)))
+            parts.append(f"<p class='note'>{html.escape(table_note(summary))}</p>")
+        else:
+            parts.append(f"<p>Not finished: {len(run.metrics)} of {run.config.steps} steps.</p>")
+    for place, (name, figure) in enumerate(drawn.items()):
+        parts.append(html_figure(name, figure, first=place == 0))
+    parts.append("<h2>How these numbers were made</h2>")
+    for name, run in zip(labels, runs, strict=True):
+        settings = (run.folder / "config.yaml").read_text(encoding="utf-8")
+        made = yaml.safe_dump(provenance(), sort_keys=False)
+        written = run.folder / "provenance.json"
+        if written.is_file():
+            made = yaml.safe_dump(yaml.safe_load(written.read_text()), sort_keys=False)
+        parts.append(
+            f"<details><summary>{html.escape(name)}: settings and versions</summary>"
+            f"<pre>{html.escape(made)}\n{html.escape(settings)}</pre></details>"
+        )
+    page = (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width,initial-scale=1'>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>"
+        + "\n".join(parts)
+        + "</body></html>\n"
+    )
+    write_text(path, page)
+    return path

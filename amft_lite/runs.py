@@ -1,0 +1,317 @@
+"""A run on disk: start it, keep it, go on with it, read it back.
+
+    config.yaml      every setting, resolved
+    provenance.json  versions, commit, machine in words
+    metrics.jsonl    one line a step
+    curve.jsonl      held-out success along the way
+    checkpoints/     the newest few; enough to continue to the same weights bit for bit
+    model/           the trained policy, in `transformers` layout
+    summary.json     success before, after warm-up and at the end; n and interval with each
+    report.html      the figures, in one file that opens offline
+
+Left out: what is computed (`amft_lite.loop`) and how it is drawn (`amft_lite.report`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amft_lite import checkpoint
+from amft_lite.config import ConfigError, RunConfig, build, read_file, to_yaml
+from amft_lite.evaluation import Evaluation, evaluate
+from amft_lite.loop import AMFT
+from amft_lite.models import base_folder, load_policy
+from amft_lite.provenance import provenance
+from amft_lite.tasks import load_task
+
+PHASES = ("base", "warm-up", "final")
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used as asked; its text is one sentence."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved itself."""
+
+
+@dataclass
+class Progress:
+    """What a progress display is told: after each step, and around each evaluation."""
+
+    step: int
+    steps: int
+    facts: dict[str, Any]
+    success: float | None = None  #: newest held-out success
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is whole or is not there."""
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """Standard JSON: numbers that are not finite become null."""
+
+    def clean(x: Any) -> Any:
+        if isinstance(x, float) and not math.isfinite(x):
+            return None
+        if isinstance(x, dict):
+            return {k: clean(v) for k, v in x.items()}
+        return [clean(v) for v in x] if isinstance(x, list | tuple) else x
+
+    return json.dumps(clean(value), allow_nan=False, **options)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a .jsonl file; a last line cut off by a crash is left out."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def load_base(config: RunConfig):
+    """Policy and tokenizer a run starts from.
+
+    Raises:
+        ConfigError: there is no model at that place.
+    """
+    folder = Path(config.base) if config.base else base_folder(config.task)
+    try:
+        return load_policy(folder)
+    except FileNotFoundError as error:
+        raise ConfigError(f"base: {error}.") from None
+
+
+class Run:
+    """One run folder."""
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        self.folder, self.config = folder, config
+        self.task = load_task(config.task, reward=config.reward)
+
+    # --- opening ---------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, folder: Path, config: RunConfig, overwrite: bool = False) -> Run:
+        """Begin a run in a folder that is new, empty, or (with `overwrite`) an older run.
+
+        Raises:
+            RunError: something else is there.
+            ConfigError: the base or the task does not work with these settings.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"{folder} is a file; --out needs a folder.")
+        if folder.is_dir() and any(folder.iterdir()):
+            if not (folder / "config.yaml").is_file():
+                raise RunError(f"{folder} is not empty and holds no run; name another --out.")
+            if not overwrite:
+                raise RunError(
+                    f"{folder} already holds a run; go on with it by --resume, replace it by "
+                    f"--overwrite, or name another --out."
+                )
+        run = cls(folder, config)
+        load_base(config)  # fails before anything is touched
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        write_text(folder / "config.yaml", to_yaml(config))
+        write_text(folder / "provenance.json", to_json(provenance(), indent=2) + "\n")
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """An existing run.
+
+        Raises:
+            RunError: there is none.
+        """
+        if not (folder / "config.yaml").is_file():
+            raise RunError(f"{folder} holds no run (it has no config.yaml).")
+        try:
+            return cls(folder, build(read_file(folder / "config.yaml")))
+        except ConfigError as error:
+            raise RunError(f"{folder / 'config.yaml'} cannot be used: {error}") from None
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        return read_lines(self.folder / "metrics.jsonl")
+
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        return read_lines(self.folder / "curve.jsonl")
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """None while the run is not finished."""
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    # --- training --------------------------------------------------------------------------------
+
+    def train(
+        self,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        on_message: Callable[[str], None] = lambda text: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any]:
+        """Start, or go on from the newest whole checkpoint; returns the summary.
+
+        `stop` is asked after every step; when it says so the run saves itself and raises
+        Interrupted.
+        """
+        if self.summary:
+            return self.summary
+        c = self.config
+        torch.set_num_threads(c.threads)
+        policy, tokenizer = load_base(c)
+        try:
+            self.loop = AMFT(policy, tokenizer, self.task, c)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        state, damaged = checkpoint.load_newest(self.checkpoints)
+        for path in damaged:
+            on_message(f"{path} is damaged and is left out.")
+        if state:
+            self.loop.load_state_dict(state)
+            on_message(f"Going on after step {self.loop.step} of {c.steps}.")
+        kept = self.keep_until(self.loop.step)
+        success = kept[-1]["test"]["mean"] if kept else None
+
+        def measure() -> None:
+            nonlocal success
+            on_progress(Progress(self.loop.step, c.steps, {"phase": "evaluating"}, success))
+            success = self.measure_curve()
+
+        if self.loop.step == 0 and not kept:
+            self.evaluate_phase("base")
+            measure()
+        if self.loop.step == c.warmup_steps == 0:
+            self.evaluate_phase("warm-up")
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as log:
+            while self.loop.step < c.steps:
+                start = time.perf_counter()
+                facts = self.loop.train_step()
+                facts["seconds"] = round(time.perf_counter() - start, 4)
+                log.write(to_json(facts) + "\n")
+                log.flush()
+                step = self.loop.step
+                on_progress(Progress(step, c.steps, facts, success))
+                if step == c.warmup_steps:
+                    self.evaluate_phase("warm-up")
+                if c.eval_every and step % c.eval_every == 0 and step < c.steps:
+                    measure()
+                if step % c.save_every == 0 or step == c.steps:
+                    self.save()
+                if stop() and step < c.steps:
+                    self.save()
+                    raise Interrupted
+        return self.finish()
+
+    def finish(self) -> dict[str, Any]:
+        """Evaluate, and write what others read."""
+        self.evaluate_phase("final")
+        if self.config.eval_every:
+            self.measure_curve()
+        self.loop.policy.save_pretrained(self.folder / "model")
+        self.loop.tokenizer.save_pretrained(self.folder / "model")
+        lines = self.metrics
+        totals = {
+            "training_rollout_tokens": sum(line.get("rollouts_tokens", 0) for line in lines),
+            "validation_rollout_tokens": sum(line.get("validation_tokens", 0) for line in lines),
+            "training_seconds": round(sum(line["seconds"] for line in lines), 1),
+            "mean_mu": sum(line["mu"] for line in lines) / len(lines),
+            "final_mu": lines[-1]["mu"],
+            "meta_movement": sum(abs(line.get("mu_meta") or 0.0) for line in lines),
+        }
+        summary = {
+            "method": self.config.method,
+            "seed": self.config.seed,
+            "steps": self.config.steps,
+            "splits": {p: self.phases().get(p) for p in PHASES},
+            **totals,
+        }
+        write_text(self.folder / "summary.json", to_json(summary, indent=2) + "\n")
+        return summary
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def save(self) -> None:
+        checkpoint.save(
+            self.checkpoints, self.loop.step, self.loop.state_dict(), self.config.keep_checkpoints
+        )
+
+    def keep_until(self, step: int) -> list[dict[str, Any]]:
+        """Drop logged lines after `step` (a killed run is ahead of its checkpoint)."""
+        for name, first in (("metrics.jsonl", step), ("curve.jsonl", step + 1)):
+            path = self.folder / name
+            kept = [line for line in read_lines(path) if line["step"] < first]
+            if path.is_file():
+                write_text(path, "".join(to_json(line) + "\n" for line in kept))
+        return kept
+
+    # --- measuring -------------------------------------------------------------------------------
+
+    def evaluate(self, policy, tokenizer, split: str, prompts: int, samples: int) -> Evaluation:
+        return evaluate(policy, tokenizer, self.task, split, prompts, samples)
+
+    def phases(self) -> dict[str, Any]:
+        """phase -> split -> what was measured."""
+        path = self.folder / "evaluations.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def evaluate_phase(self, phase: str) -> None:
+        c, loop = self.config, self.loop
+        result = {
+            split: self.evaluate(
+                loop.policy, loop.tokenizer, split, c.eval_prompts, c.eval_samples
+            ).summary()
+            for split in ("test", "ood_rule")
+        }
+        text = to_json({**self.phases(), phase: result}, indent=2)
+        write_text(self.folder / "evaluations.json", text + "\n")
+
+    def measure_curve(self) -> float:
+        """A quick look at held-out success; returns that on test."""
+        c, loop = self.config, self.loop
+        point: dict[str, Any] = {"step": loop.step}
+        for split in ("test", "ood_rule"):
+            found = evaluate(
+                loop.policy, loop.tokenizer, self.task, split, c.curve_prompts, 4, greedy=False
+            )
+            point[split] = asdict(found.success)
+        with open(self.folder / "curve.jsonl", "a", encoding="utf-8") as file:
+            file.write(to_json(point) + "\n")
+        return point["test"]["mean"]
+
+
+def default_folder(config: RunConfig, recipe: str) -> Path:
+    """runs/<recipe>-<method>-seed<seed>, numbered where that is taken."""
+    stem = f"{recipe}-{config.method}-seed{config.seed}"
+    folder, number = Path("runs") / stem, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{stem}-{number}"
+    return folder
