@@ -112,8 +112,8 @@ class RunConfig:
     """Fresh answers a held-out prompt; 32 x 8 = 256 (more is wasted on minibatch noise, lite)."""
     ema_gradients: float = 0.9
     """Decay of the averages of g_SFT and g_RL (lite)."""
-    ema_utility: float = 0.7
-    """Decay of the average of grad U (lite)."""
+    ema_utility: float = 0.5
+    """Decay of the average of grad U. With .7 a coin-flip signal left mu anywhere (sd .31)."""
     width: float = 0.5
     """Distance in mu of the two Adam updates whose difference is the direction."""
     entropy_form: EntropyForm = "off"

@@ -141,17 +141,20 @@ class AMFT:
         planned = 1.0 if warming else self.rule.planned(self.step, c.steps, c.warmup_steps)
         rollouts = self.roll_out(facts) if planned != 1.0 else None
         for epoch in range(c.inner_epochs if rollouts else 1):
+            seen: dict[str, float] = {}
             grad_sft = grad_rl = None
             if planned != 0.0:
-                grad_sft = self.gradient(self.sft_loss, self.sft_batch(epoch), facts)
+                grad_sft = self.gradient(self.sft_loss, self.sft_batch(epoch), seen)
             if rollouts:
-                grad_rl = self.gradient(self.rl_loss, rollouts, facts)
-            if epoch == 0:
+                grad_rl = self.gradient(self.rl_loss, rollouts, seen)
+            if epoch == 0:  # the facts of a step are those of its first, on-policy epoch
+                facts |= seen | gradient_facts(grad_sft, grad_rl)
                 mu = 1.0 if warming else self.new_mu(grad_sft, grad_rl, facts)
-                facts |= gradient_facts(grad_sft, grad_rl)
             self.apply(combined_gradient(grad_sft, grad_rl, mu), facts)
             if rollouts and self.critic:
                 self.train_critic(rollouts, facts)
+        if rollouts:  # but the clip can act in the last one only
+            facts["clip_fraction"] = seen["clip_fraction"]
         self.step += 1
         return facts | {"mu": mu, "target_entropy": self.target_entropy}
 

@@ -56,13 +56,17 @@ def flatten(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def unflatten_into(vector: Tensor, parameters: Iterable[Tensor]) -> None:
-    """Write a flat gradient to `.grad` of each parameter."""
-    place = 0
-    for p in parameters:
-        p.grad = vector[place : place + p.numel()].view_as(p).to(p.dtype)
-        place += p.numel()
-    if place != vector.numel():
-        raise ValueError(f"{vector.numel()} numbers for {place} parameters")
+    """Write a flat gradient to `.grad` of each parameter (as views of `vector`).
+
+    Raises:
+        ValueError: another number of entries than parameters; nothing is written.
+    """
+    parameters = list(parameters)
+    sizes = [p.numel() for p in parameters]
+    if sum(sizes) != vector.numel():
+        raise ValueError(f"{vector.numel()} numbers for {sum(sizes)} parameters")
+    for p, part in zip(parameters, vector.split(sizes), strict=True):
+        p.grad = part.view_as(p).to(p.dtype)
 
 
 def clip_by_norm(grad: Tensor, max_norm: float | None) -> Tensor:
@@ -84,7 +88,8 @@ def adam_state(optimizer: torch.optim.Optimizer, max_norm: float | None = None) 
     groups = optimizer.param_groups
     first = groups[0]
     for group in groups:
-        same = all(group[k] == first[k] for k in ("lr", "betas", "eps", "weight_decay"))
+        settings = ("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay")
+        same = all(group.get(k) == first.get(k) for k in settings)
         if not same or group["amsgrad"] or group["maximize"]:
             raise ValueError("Adam's groups must share their settings, without amsgrad or maximize")
     params = [p for group in groups for p in group["params"]]
@@ -121,7 +126,8 @@ def adam_update(grad: Tensor, state: AdamState) -> Tensor:
     t = state.step + 1
     m = beta1 * state.exp_avg + (1 - beta1) * grad
     v = beta2 * state.exp_avg_sq + (1 - beta2) * grad**2
-    root = (v / (1 - beta2**t)).sqrt()
+    v_hat = v / (1 - beta2**t)  # the root's slope at 0 is infinite, which 0 * inf makes nan
+    root = torch.where(v_hat > 0, v_hat.where(v_hat > 0, 1.0).sqrt(), 0.0)
     return decay - state.lr * (m / (1 - beta1**t)) / (root + state.eps)
 
 

@@ -19,6 +19,17 @@ import torch
 from torch import Tensor
 
 
+def _spread(advantages: Tensor, like: Tensor) -> Tensor:
+    """Advantages [B] or [B, T] as [B, T]."""
+    return advantages.unsqueeze(-1).expand_as(like) if advantages.dim() == 1 else advantages
+
+
+def _blank(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
+    """The tensors with 0 off the mask. Before exp and squares, so that what stands on padding
+    (-inf, nan) reaches neither the value nor the gradient."""
+    return [torch.where(mask > 0, x, 0.0) for x in tensors]
+
+
 def masked_mean(x: Tensor, mask: Tensor, total: float | Tensor | None = None) -> Tensor:
     """Sum of `x` where `mask` is 1, divided by the number of such tokens (or by `total`).
 
@@ -27,17 +38,12 @@ def masked_mean(x: Tensor, mask: Tensor, total: float | Tensor | None = None) ->
     """
     mask = mask.to(x.dtype)
     total = mask.sum().clamp(min=1) if total is None else total
-    return torch.where(mask > 0, x * mask, 0.0).sum() / total
+    return (_blank(mask, x)[0] * mask).sum() / total
 
 
 def sft_loss(logps: Tensor, mask: Tensor, total: float | Tensor | None = None) -> Tensor:
     """Eq. 2: mean of -log pi(demonstration token). `logps`, `mask` [B, T]; nats per token."""
     return -masked_mean(logps, mask, total)
-
-
-def _spread(advantages: Tensor, like: Tensor) -> Tensor:
-    """Advantages [B] or [B, T] as [B, T]."""
-    return advantages.unsqueeze(-1).expand_as(like) if advantages.dim() == 1 else advantages
 
 
 def ppo_clip_loss(
@@ -54,7 +60,8 @@ def ppo_clip_loss(
     flows through `old_logps` and `advantages`.
     """
     advantages = _spread(advantages, logps).detach()
-    ratio = (logps - old_logps.detach()).exp()
+    logps, old_logps, advantages = _blank(mask, logps, old_logps.detach(), advantages)
+    ratio = (logps - old_logps).exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     return -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), mask, total)
 
@@ -84,11 +91,11 @@ def value_loss(
 
     All [B, T]: 1/2 mean max((v - R)^2, (v_old + clip(v - v_old, +-e) - R)^2).
     """
-    error = (values - returns.detach()) ** 2
+    values, old, returns = _blank(mask, values, old_values.detach(), returns.detach())
+    error = (values - returns) ** 2
     if clip_range is not None:
-        old = old_values.detach()
         near = old + (values - old).clamp(-clip_range, clip_range)
-        error = torch.maximum(error, (near - returns.detach()) ** 2)
+        error = torch.maximum(error, (near - returns) ** 2)
     return 0.5 * masked_mean(error, mask)
 
 
@@ -102,7 +109,7 @@ def gae(
     delta_t = r_t + gamma V_{t+1} - V_t,  A_t = delta_t + gamma lam A_{t+1},  return = A + V.
     """
     on = mask.to(values.dtype)
-    rewards, values = torch.where(on > 0, rewards, 0.0), torch.where(on > 0, values, 0.0)
+    rewards, values = _blank(mask, rewards, values)
     advantages = torch.zeros_like(values)
     next_value = next_advantage = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
@@ -155,7 +162,7 @@ def policy_gradient_loss(
     would change whose gradient it is. `logps`, `mask` [B, T]; `advantages` [B]; `total` is the
     number of answers of the whole batch.
     """
-    whole = torch.where(mask > 0, logps, 0.0).sum(1)
+    whole = _blank(mask, logps)[0].sum(1)
     return -(advantages.detach() * whole).sum() / (len(logps) if total is None else total)
 
 

@@ -32,7 +32,7 @@ from amft_lite.evaluation import Evaluation, evaluate
 from amft_lite.loop import AMFT
 from amft_lite.models import base_folder, load_policy
 from amft_lite.provenance import provenance
-from amft_lite.tasks import load_task
+from amft_lite.tasks import Task, load_task
 
 PHASES = ("base", "warm-up", "final")
 
@@ -88,17 +88,24 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def load_base(config: RunConfig):
+def load_base(config: RunConfig, task: Task):
     """Policy and tokenizer a run starts from.
 
     Raises:
-        ConfigError: there is no model at that place.
+        ConfigError: there is no model at that place, or it cannot speak of the task.
     """
     folder = Path(config.base) if config.base else base_folder(config.task)
     try:
-        return load_policy(folder)
+        policy, tokenizer = load_policy(folder)
     except FileNotFoundError as error:
         raise ConfigError(f"base: {error}.") from None
+    unknown = [word for word in task.vocabulary() if word not in tokenizer.get_vocab()]
+    if unknown:
+        raise ConfigError(
+            f"base: the model in {folder} does not know the words {' '.join(unknown[:5])} of "
+            f"{config.task}; `amft-lite pretrain --task {config.task}` trains one that does."
+        )
+    return policy, tokenizer
 
 
 class Run:
@@ -129,7 +136,7 @@ class Run:
                     f"--overwrite, or name another --out."
                 )
         run = cls(folder, config)
-        load_base(config)  # fails before anything is touched
+        load_base(config, run.task)  # fails before anything is touched
         if folder.is_dir():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
@@ -184,7 +191,7 @@ class Run:
             return self.summary
         c = self.config
         torch.set_num_threads(c.threads)
-        policy, tokenizer = load_base(c)
+        policy, tokenizer = load_base(c, self.task)
         try:
             self.loop = AMFT(policy, tokenizer, self.task, c)
         except ValueError as error:

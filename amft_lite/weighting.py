@@ -50,7 +50,7 @@ class RuleOptions:
     max_change: float = 0.05
     meta_every: int = 5
     ema_gradients: float = 0.9
-    ema_utility: float = 0.7
+    ema_utility: float = 0.5
     width: float = 0.5
     entropy_form: str = "off"
     eta_entropy: float = 0.05
@@ -151,9 +151,9 @@ def entropy_push(form: str, eta: float, entropy: float, target: float) -> float:
     The two contradict each other (both as transcribed). Which one steadies the run is the sign of
     dH/dmu, a property of the data. `gradient` pushes through the utility, not here.
     """
-    if form in ("off", "gradient") or math.isnan(target) or math.isnan(entropy):
+    sign = {"equation": 1.0, "text": -1.0}.get(form, 0.0)
+    if sign == 0.0 or math.isnan(target) or math.isnan(entropy):
         return 0.0
-    sign = 1.0 if form == "equation" else -1.0
     return sign * eta * (target - entropy)
 
 

@@ -58,7 +58,7 @@ OUTCOMES = tuple(SHAPED_REWARDS)
 MAX_CHARACTERS = 400  #: about three times the longest right answer of the four-card game
 
 _NUMBER = re.compile(r"0|[1-9][0-9]?")  # 0..99, ASCII digits, no leading zero
-_FORMULA_TOKEN = re.compile(r"([0-9]+)|([-+*/()=])")
+_FORMULA_TOKEN = re.compile(r"0(?![0-9])|[1-9][0-9]*|[-+*/()=]")
 
 
 @dataclass(frozen=True)
@@ -143,13 +143,19 @@ def _expressions(values: tuple[int, ...]) -> dict[Fraction, tuple[str, ...]]:
         return {Fraction(values[0]): (str(values[0]),)}
     found: dict[Fraction, dict[str, None]] = {}
     for left, right in sorted(_splits(values)):
-        for value, operator, a, b, swapped in _combine(left, right):
-            first, second = (right, left) if swapped else (left, right)
-            formulas = found.setdefault(value, {})
-            for x in _expressions(first)[a]:
-                for y in _expressions(second)[b]:
-                    formulas[f"({x}{operator}{y})"] = None
+        for result in _combine(left, right):
+            formulas = found.setdefault(result[0], {})
+            formulas.update((f"({formula})", None) for formula in _spelled(left, right, *result))
     return {value: tuple(formulas) for value, formulas in found.items()}
+
+
+def _spelled(left, right, value, operator, a, b, swapped) -> Iterable[str]:
+    """The formulas of one result of `_combine`; equal halves commute, and count once."""
+    first, second = (right, left) if swapped else (left, right)
+    for x in _expressions(first)[a]:
+        for y in _expressions(second)[b]:
+            if not (left == right and operator in "+*" and x > y):
+                yield f"{x}{operator}{y}"
 
 
 def solve(values: Sequence[int], target: int) -> list[str]:
@@ -163,12 +169,9 @@ def solve(values: Sequence[int], target: int) -> list[str]:
         return [str(values[0])] if values[0] == target else []
     formulas: set[str] = set()
     for left, right in _splits(values):
-        for value, operator, a, b, swapped in _combine(left, right):
-            if value == target:
-                first, second = (right, left) if swapped else (left, right)
-                for x in _expressions(first)[a]:
-                    for y in _expressions(second)[b]:
-                        formulas.add(f"{x}{operator}{y}")
+        for result in _combine(left, right):
+            if result[0] == target:
+                formulas.update(_spelled(left, right, *result))
     return sorted(formulas)
 
 
@@ -405,6 +408,8 @@ def from_json(answer: dict) -> str:
     steps, stack = [], []
     for item in read[1]:
         if isinstance(item, int):
+            if item > LIMIT:
+                raise ValueError(f"{item} is no whole number from 0 to {LIMIT}")
             stack.append(item)
             continue
         right, left = stack.pop(), stack.pop()

@@ -1,0 +1,62 @@
+# Everything runs in .venv, made by the first call with the exact versions of constraints.txt.
+# Python 3.11 or newer: `make demo PYTHON=python3.12` picks another one.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread a process: on a small busy machine two threads are many times slower than one.
+export OMP_NUM_THREADS = 1
+export HF_HUB_OFFLINE = 1
+export HF_HUB_DISABLE_TELEMETRY = 1
+export TOKENIZERS_PARALLELISM = false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all quick-study base notebooks lab lint clean
+
+help: ## List what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.core ## Train AMFT on the lite game (about a minute) and print its table
+	$(BIN)/amft-lite run --out runs/demo --overwrite
+
+test: $(VENV)/.dev ## All tests and notebooks: about 10 minutes on two cores
+	$(BIN)/python -m pytest -q -n 2 tests
+
+test-all: $(VENV)/.dev ## The same with the long versions
+	$(BIN)/python -m pytest -q -n 2 --run-slow tests
+
+quick-study: $(VENV)/.dev ## AMFT, SFT, RL and a placebo over 10 seeds, about 15 minutes
+	$(BIN)/amft-lite study quick
+
+base: $(VENV)/.core ## Train the shipped base model again, about 4 minutes
+	$(BIN)/amft-lite pretrain --out data/bases/general_points-0.2M --overwrite
+
+notebooks: $(VENV)/.dev ## Build and execute notebooks/*.ipynb from notebooks/src/
+	$(BIN)/python notebooks/build.py
+
+lab: $(VENV)/.course ## Open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+lint: $(VENV)/.dev ## Style checks
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean: ## Remove the environment and all runs
+	rm -rf $(VENV) runs
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "amft-lite needs Python 3.11 or newer; try: make demo PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# One file marks each set of packages, so that a second call installs nothing.
+$(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.core
+
+$(VENV)/.course: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[course,study]' matplotlib
+	@touch $@ $(VENV)/.core

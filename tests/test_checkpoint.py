@@ -1,0 +1,94 @@
+"""Checkpoints come back as they were written, or are named as damaged."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amft_lite import checkpoint
+from amft_lite.checkpoint import DamagedCheckpoint, checkpoint_path, load, load_newest, save
+
+STATE = {
+    "step": 3,
+    "weights": {"a.b": torch.arange(6.0).view(2, 3), "half": torch.ones(2, dtype=torch.bfloat16)},
+    "optimizer": {"state": {0: {"step": torch.tensor(3.0)}, 1: {}}, "betas": (0.9, 0.95)},
+    "none": None,
+    "list": [1, "two", True, 3.5, []],
+    "nan": math.nan,
+}
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and (a == b or (a != a and b != b))
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    assert same(load(save(tmp_path, 3, STATE)), STATE)
+
+
+leaves = st.one_of(
+    st.none(), st.booleans(), st.integers(-9, 9), st.floats(), st.text(max_size=5),
+    st.integers(0, 4).map(lambda n: torch.arange(float(n))),
+)  # fmt: skip
+trees = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=4) | st.integers(0, 3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(trees)
+def test_any_nest_survives_packing(tree):
+    tensors = {}
+    assert same(checkpoint.unpack(checkpoint.pack(tree, tensors), tensors), tree)
+
+
+def test_what_cannot_be_kept_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"state\.a"):
+        save(tmp_path, 1, {"a": object()})
+    assert not list(tmp_path.glob("step-*"))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 100, -1])
+def test_a_truncated_file_is_named_and_the_one_before_it_used(tmp_path, kept):
+    save(tmp_path, 1, STATE | {"step": 1})
+    newest = save(tmp_path, 2, STATE | {"step": 2})
+    content = newest.read_bytes()
+    newest.write_bytes(content[:kept])
+    with pytest.raises(DamagedCheckpoint, match="step-000002"):
+        load(newest)
+    state, damaged = load_newest(tmp_path)
+    assert state["step"] == 1 and damaged == [newest]
+
+
+def test_one_changed_byte_is_noticed(tmp_path):
+    path = save(tmp_path, 1, STATE)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1  # in a tensor: the file still parses
+    path.write_bytes(bytes(content))
+    with pytest.raises(DamagedCheckpoint, match="changed"):
+        load(path)
+
+
+def test_only_the_newest_stay_and_no_partial_file_is_taken_for_one(tmp_path):
+    for step in range(1, 6):
+        save(tmp_path, step, STATE | {"step": step}, keep=2)
+    (tmp_path / "step-000009.partial").write_bytes(b"half")
+    assert sorted(p.name for p in tmp_path.glob("*.safetensors")) == [
+        checkpoint_path(tmp_path, n).name for n in (4, 5)
+    ]
+    assert load_newest(tmp_path)[0]["step"] == 5
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
+    assert load_newest(tmp_path) == (None, [])

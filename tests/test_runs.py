@@ -1,0 +1,247 @@
+"""Runs on disk, through the command line as a user types it: results, refusals, kill and resume."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from amft_lite.cli import app
+from amft_lite.runs import Run, read_lines, to_json
+
+SMOKE = ["run", "--config", "smoke"]
+
+
+def amft(*words, code=0):
+    """Run the command line in this process; returns what it printed."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, (result.output, result.stderr, result.exception)
+    return result.output if code == 0 else result.stderr
+
+
+def command(*words):
+    return [sys.executable, "-m", "amft_lite.cli", *map(str, words)]
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def untimed(folder):
+    return [{k: v for k, v in line.items() if k != "seconds"}
+            for line in read_lines(folder / "metrics.jsonl")]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    output = amft(*SMOKE, "--out", folder)
+    return folder, output
+
+
+def test_a_run_leaves_everything_it_promises(finished):
+    folder, output = finished
+    for name in ("config.yaml", "provenance.json", "metrics.jsonl", "summary.json", "report.html"):
+        assert (folder / name).stat().st_size > 0
+    assert "after warm-up" in output and "ood_rule" in output
+    lines = read_lines(folder / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(12))
+    last = lines[-1]
+    for key in (
+        "mu mu_meta mu_entropy sft_loss rl_loss grad_norm grad_norm_sft grad_norm_rl cos_sft_rl "
+        "entropy reward groups_with_variance clip_fraction rollouts_tokens seconds"
+    ).split():
+        assert key in last, key
+    summary = json.loads((folder / "summary.json").read_text())
+    for phase in ("base", "warm-up", "final"):
+        for split in ("test", "ood_rule"):
+            success = summary["splits"][phase][split]["success"]
+            assert 0 <= success["low"] <= success["mean"] <= success["high"] <= 1
+            assert success["n"] > 1
+    assert yaml.safe_load((folder / "config.yaml").read_text())["steps"] == 12
+
+
+def test_the_report_is_one_file_that_asks_the_network_for_nothing(finished):
+    page = (finished[0] / "report.html").read_text()
+    assert "Held-out success" in page and "How to read it" in page
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
+    assert len(page) > 1_000_000  # plotly is inside
+
+
+def test_same_seed_same_numbers_another_seed_others(finished, tmp_path):
+    amft(*SMOKE, "--out", tmp_path / "b")
+    assert untimed(finished[0]) == untimed(tmp_path / "b")
+    assert equal(weights(finished[0]), weights(tmp_path / "b"))
+    amft(*SMOKE, "--out", tmp_path / "c", "--seed", 1)
+    assert untimed(finished[0]) != untimed(tmp_path / "c")
+
+
+def test_killed_at_a_random_step_and_resumed_it_reaches_the_same_weights(finished, tmp_path):
+    """kill -9 cannot be caught: whatever is on disk at that moment must do."""
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(*SMOKE, "--out", folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wanted = random.randint(1, 11)
+    deadline = time.monotonic() + 120
+    while len(read_lines(folder / "metrics.jsonl")) < wanted and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "summary.json").exists(), "it finished before the kill"
+    amft("run", "--resume", "--out", folder)
+    assert equal(weights(finished[0]), weights(folder))
+    assert untimed(finished[0]) == untimed(folder)
+    assert read_lines(finished[0] / "curve.jsonl") == read_lines(folder / "curve.jsonl")
+
+
+def test_half_a_checkpoint_is_named_and_survived(finished, tmp_path):
+    folder = tmp_path / "half"
+    process = subprocess.Popen(command(*SMOKE, "--out", folder), stdout=subprocess.DEVNULL)
+    while len(list(folder.glob("checkpoints/*.safetensors"))) < 2 and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    newest = sorted(folder.glob("checkpoints/*.safetensors"))[-1]
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    (folder / "summary.json").unlink(missing_ok=True)
+    output = amft("run", "--resume", "--out", folder)
+    assert newest.name in output.replace("\n", "") and "damaged" in output
+    assert equal(weights(finished[0]), weights(folder))
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(finished, tmp_path):
+    folder = tmp_path / "stopped"
+    process = subprocess.Popen(
+        command(*SMOKE, "--out", folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while len(read_lines(folder / "metrics.jsonl")) < 4:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 130
+    assert "Traceback" not in output
+    assert f"amft-lite run --resume --out {folder}" in output
+    done = len(read_lines(folder / "metrics.jsonl"))
+    assert (folder / "checkpoints" / f"step-{done:06d}.safetensors").is_file()
+    amft("run", "--resume", "--out", folder)
+    assert equal(weights(finished[0]), weights(folder))
+
+
+def test_resuming_a_finished_run_prints_its_table_and_changes_nothing(finished):
+    before = (finished[0] / "summary.json").read_bytes()
+    assert "after amft" in amft("run", "--resume", "--out", finished[0])
+    assert (finished[0] / "summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--set", "stpes=3"], "did you mean steps"),
+        (["--set", "steps"], "key=value"),
+        (["--method", "amtf"], "did you mean amft"),
+        (["--config", "nowhere.yaml"], "neither a file nor one of the recipes"),
+        (["--set", "base=nowhere"], "no model in nowhere"),
+        (["--set", "steps=-1"], "at least 1"),
+        (["--set", "task=chess"], "task must be one of"),
+        (["--resume"], "needs --out"),
+    ],
+)
+def test_bad_input_is_one_sentence_exit_code_2_and_nothing_written(tmp_path, words, sentence):
+    error = amft("run", *words, *([] if "--resume" in words else ["--out", tmp_path / "x"]), code=2)
+    assert sentence in error and "Traceback" not in error
+    assert len(error.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_hold_something_else_are_left_alone(finished, tmp_path):
+    assert "already holds a run" in amft(*SMOKE, "--out", finished[0], code=2)
+    (tmp_path / "photo.jpg").write_text("dear")
+    assert "holds no run" in amft(*SMOKE, "--out", tmp_path, "--overwrite", code=2)
+    assert (tmp_path / "photo.jpg").read_text() == "dear"
+    assert "is a file" in amft(*SMOKE, "--out", tmp_path / "photo.jpg", code=2)
+    assert "holds no run" in amft("run", "--resume", "--out", tmp_path, code=2)
+    assert "holds no run" in amft("report", tmp_path, code=2)
+    assert "holds no run" in amft("evaluate", tmp_path, code=2)
+
+
+def test_a_resumed_run_keeps_its_settings(finished):
+    error = amft("run", "--resume", "--out", finished[0], "--set", "lr=0.1", code=2)
+    assert "lr is 0.0005" in error
+    amft("run", "--resume", "--out", finished[0], "--set", "steps=12")
+
+
+def test_a_failed_overwrite_leaves_the_older_run(finished):
+    amft(*SMOKE, "--out", finished[0], "--overwrite", "--set", "base=nowhere", code=2)
+    assert (finished[0] / "summary.json").is_file()
+
+
+def test_without_out_a_new_folder_is_made_each_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--set", "steps=1", "--set", "warmup_steps=1", "--set", "eval_every=0"]
+    for _ in range(2):
+        amft(*SMOKE, *tiny, "--method", "sft")
+    assert sorted(os.listdir("runs")) == ["smoke-sft-seed0", "smoke-sft-seed0-2"]
+
+
+def test_evaluate_and_report_read_a_run_back(finished, tmp_path):
+    folder = finished[0]
+    output = amft("evaluate", folder, "--prompts", 20, "--samples", 5, "--split", "validation")
+    assert "validation" in output and "attempts@5" in output
+    assert "no split is called" in amft("evaluate", folder, "--split", "nope", code=2)
+    amft(*SMOKE, "--out", tmp_path / "sft", "--method", "sft")
+    page = tmp_path / "both.html"
+    amft("report", folder, tmp_path / "sft", "--out", page)
+    assert "amft-lite: amft, sft" in page.read_text()
+
+
+def test_help_teaches():
+    for words in ([], ["run"], ["evaluate"], ["report"], ["pretrain"], ["study"], ["bench"]):
+        assert "--help" in amft(*words, "--help")
+    text = amft("run", "--help")
+    for word in ("warmup_steps", "save_every", "demonstrations", "sft_then_rl", "smoke"):
+        assert word in text
+
+
+def test_metrics_are_standard_json():
+    assert to_json({"a": float("nan"), "b": [float("inf"), 1]}) == '{"a": null, "b": [null, 1]}'
+
+
+def test_a_base_of_another_vocabulary_is_refused(tmp_path):
+    from amft_lite.models import tiny_llama, word_tokenizer
+
+    class Words:
+        def vocabulary(self):
+            return ["only", "these"]
+
+    tokenizer = word_tokenizer(Words())
+    tokenizer.save_pretrained(tmp_path / "base")
+    tiny_llama(len(tokenizer)).save_pretrained(tmp_path / "base")
+    error = amft(*SMOKE, "--out", tmp_path / "x", "--set", f"base={tmp_path / 'base'}", code=2)
+    assert "does not know the words" in error
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_unfinished_run_opens_without_a_summary(tmp_path):
+    (tmp_path / "config.yaml").write_text("steps: 3\nwarmup_steps: 1\n")
+    run = Run.open(tmp_path)
+    assert run.summary is None and run.metrics == []
+    assert "no trained model" in amft("evaluate", tmp_path, code=2)
+    assert "no steps yet" in amft("report", tmp_path, code=2)
+    (tmp_path / "config.yaml").write_text("stpes: 3\n")
+    assert "did you mean steps" in amft("report", tmp_path, code=2)
