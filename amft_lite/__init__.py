@@ -41,9 +41,7 @@ def __getattr__(name: str):
         return importlib.import_module(f"amft_lite.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'amft_lite' has no attribute {name!r}")
-    return getattr(
-        importlib.import_module(f"amft_lite.{_HOME[name]}"), _OTHER_NAME.get(name, name)
-    )
+    return getattr(importlib.import_module(f"amft_lite.{_HOME[name]}"), _OTHER_NAME.get(name, name))
 
 
 def __dir__() -> list[str]:

@@ -60,9 +60,7 @@ def sampling(repeats: int = 5, console: Console | None = None, rollouts: int = 1
         a, b = (statistics.median(taken) for taken in seconds.values())
         tokens = rollouts * new
         ratios[size] = b / a
-        table.add_row(
-            size, str(tokens), f"{tokens / a:,.0f}", f"{tokens / b:,.0f}", f"{b / a:.2f}"
-        )
+        table.add_row(size, str(tokens), f"{tokens / a:,.0f}", f"{tokens / b:,.0f}", f"{b / a:.2f}")
     console.print(table)
     console.print(f"Median of {repeats} alternating runs of 3 batches, one thread.", style="dim")
     return ratios

@@ -41,7 +41,7 @@ def pack(tree: Any, tensors: dict[str, torch.Tensor], path: str = "state") -> An
 
 def unpack(packed: Any, tensors: dict[str, torch.Tensor]) -> Any:
     """The inverse of `pack`."""
-    (kind, content), = packed.items()
+    ((kind, content),) = packed.items()
     if kind == "tensor":
         return tensors[content]
     if kind == "dict":

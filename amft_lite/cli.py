@@ -15,7 +15,6 @@ from rich.table import Table
 from amft_lite.config import (
     FIELDS,
     ConfigError,
-    RunConfig,
     build,
     named_configs,
     parse_assignments,
@@ -53,14 +52,14 @@ def settings_help() -> str:
 
 
 def print_summary(summary: dict) -> None:
-    """The table base / after warm-up / after training."""
+    """The table base / after warm-up / after training; the report has further columns."""
     from amft_lite.report import HEADINGS, summary_rows, table_note
 
     table = Table(title=f"{summary['method']}, seed {summary['seed']}", title_justify="left")
-    for place, heading in enumerate(HEADINGS):
+    for place, heading in enumerate(HEADINGS[:3]):
         table.add_column(heading, justify="left" if place == 0 else "right")
     for row in summary_rows(summary):
-        table.add_row(*row)
+        table.add_row(*row[:3])
     console.print(table)
     console.print(table_note(summary), style="dim")
     console.print(
@@ -95,14 +94,15 @@ def train_with_progress(run: Run) -> dict:
             task = bar.add_task(run.config.method, total=run.config.steps, facts="")
 
             def show(p: Progress) -> None:
-                parts = [f"{p.facts['phase']}"]
-                if "mu" in p.facts:
-                    parts.append(f"mu {p.facts['mu']:.2f}")
-                if "reward" in p.facts:
-                    parts.append(f"reward {p.facts['reward']:.2f}")
+                phase, parts = p.facts["phase"], []
+                if phase != "train":
+                    parts.append(phase)
+                for name in ("mu", "entropy", "reward"):
+                    if name in p.facts:
+                        parts.append(f"{name} {p.facts[name]:.2f}")
                 if p.success is not None:
-                    parts.append(f"held-out success {p.success:.2f}")
-                bar.update(task, completed=p.step, facts="  ".join(parts))
+                    parts.append(f"success {p.success:.2f}")
+                bar.update(task, completed=p.step, facts=" ".join(parts))
 
             return run.train(show, bar.console.print, lambda: bool(asked))
     except (Interrupted, KeyboardInterrupt):
@@ -120,9 +120,7 @@ def run(
     config: Annotated[
         str, typer.Option(help="A recipe's name, or a YAML file of settings.")
     ] = "lite",
-    method: Annotated[
-        str | None, typer.Option(help="How mu is chosen (below).")
-    ] = None,
+    method: Annotated[str | None, typer.Option(help="How mu is chosen (below).")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same numbers.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; by default a new one under runs/.")
@@ -241,7 +239,9 @@ def pretrain(
     ] = 0.01,
     seed: Annotated[int, typer.Option()] = 0,
     task: Annotated[str, typer.Option(help="general_points or ..._classic.")] = "general_points",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a base in --out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a base in --out.")
+    ] = False,
 ) -> None:
     """Train a base model on random arithmetic under random rules, and print its bands.
 

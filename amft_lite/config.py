@@ -165,10 +165,10 @@ _TYPES = typing.get_type_hints(RunConfig)
 _AT_LEAST = {
     "seed": 0, "demonstrations": 1, "steps": 1, "warmup_steps": 0, "sft_batch": 1,
     "prompts_per_step": 1, "rollouts_per_prompt": 2, "micro_batch": 0, "inner_epochs": 1,
-    "meta_every": 1, "validation_prompts": 1, "validation_rollouts": 2, "eval_prompts": 0, "eval_every": 0, "curve_prompts": 1,
-    "eval_samples": 1, "save_every": 1, "keep_checkpoints": 2, "threads": 1, "weight_decay": 0.0,
-    "eta_mu": 0.0, "eta_entropy": 0.0, "entropy_beta": 0.0, "published_eta_mu": 0.0,
-    "published_eta_entropy": 0.0,
+    "meta_every": 1, "validation_prompts": 1, "validation_rollouts": 2, "eval_prompts": 0,
+    "eval_samples": 1, "eval_every": 0, "curve_prompts": 1, "save_every": 1,
+    "keep_checkpoints": 2, "threads": 1, "weight_decay": 0.0, "eta_mu": 0.0, "eta_entropy": 0.0,
+    "entropy_beta": 0.0, "published_eta_mu": 0.0, "published_eta_entropy": 0.0,
 }  # fmt: skip
 _ABOVE_ZERO = {
     "temperature", "lr", "max_grad_norm", "clip_range", "value_lr", "max_change", "width",

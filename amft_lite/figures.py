@@ -34,6 +34,7 @@ Line = dict[str, Any]
 
 
 def colour(name: str, place: int = 0) -> str:
+    """A method keeps its colour in every figure; other names take the palette's in order."""
     return COLOURS.get(name, PALETTE[place % len(PALETTE)])
 
 
@@ -115,7 +116,7 @@ def success_figure(curves: dict[str, Sequence[Line]], warmup_steps: int = 0) -> 
 
 def mu_figure(runs: dict[str, Sequence[Line]], warmup_steps: int = 0) -> go.Figure:
     """mu against steps; the meta signal of each update as markers when there is one run."""
-    figure = new_figure("mu, the weight of imitation", "training step", "mu")
+    figure, lowest = new_figure("mu, the weight of imitation", "training step", "mu"), -0.03
     for place, (name, lines) in enumerate(runs.items()):
         steps, mu = column(lines, "mu")
         figure.add_scatter(
@@ -124,12 +125,13 @@ def mu_figure(runs: dict[str, Sequence[Line]], warmup_steps: int = 0) -> go.Figu
     if len(runs) == 1:
         steps, signal = column(lines, "mu_signal")
         if steps:
+            lowest = min(-0.1, *signal) - 0.05
             figure.add_scatter(
                 x=steps, y=signal, mode="markers", marker={"color": PALETTE[4], "size": 6},
                 name="meta signal: cosine of grad U with d theta / d mu",
             )  # fmt: skip
             figure.add_hline(y=0, line={"color": "#7f7f7f", "width": 1})
-    figure.update_yaxes(range=[-1.05, 1.05] if len(figure.data) > len(runs) else [-0.03, 1.03])
+    figure.update_yaxes(range=[lowest, 1.03])
     add_warmup(figure, warmup_steps)
     return figure
 
@@ -195,7 +197,7 @@ def gradient_figure(lines: Sequence[Line], warmup_steps: int = 0) -> go.Figure:
     return figure
 
 
-# --- pictures where nothing is interactive ---------------------------------------------------------
+# --- pictures where nothing is interactive -------------------------------------------------------
 
 _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", None: "-"}
 
@@ -253,7 +255,9 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 110) -> bytes:
         else:
             axes.axhline(shape.y0, **style)
     for note in layout.annotations:
-        vertical = axes.get_xaxis_transform() if note.yref == "paper" else axes.get_yaxis_transform()
+        vertical = (
+            axes.get_xaxis_transform() if note.yref == "paper" else axes.get_yaxis_transform()
+        )
         top = note.yref == "paper" or note.yref == "y domain"
         place = (note.x, 0.96) if top else (0.99, note.y)
         axes.text(

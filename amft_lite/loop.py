@@ -174,9 +174,7 @@ class AMFT:
                 experts = self.task.demonstrations(
                     c.validation_prompts, c.seed + number, split="validation"
                 )
-                signals.grad_validation_nll = self.gradient(
-                    self.sft_loss, self.encode(experts), {}
-                )
+                signals.grad_validation_nll = self.gradient(self.sft_loss, self.encode(experts), {})
         mu = self.rule.update(signals)
         facts |= {f"mu_{name}": part for name, part in self.rule.parts.items()}
         return mu
@@ -186,9 +184,7 @@ class AMFT:
         c, n = self.config, self.config.validation_prompts
         prompts = self.validation_prompts[number * n : (number + 1) * n]
         batch = self.sample(prompts, c.validation_rollouts, "validation", facts)
-        batch.advantages = objectives.leave_one_out_advantages(
-            batch.rewards, c.validation_rollouts
-        )
+        batch.advantages = objectives.leave_one_out_advantages(batch.rewards, c.validation_rollouts)
         signals.grad_utility = -self.gradient(self.utility_loss, batch, facts)
         signals.informative = bool(batch.advantages.any())
         u = signals.grad_utility
@@ -251,9 +247,7 @@ class AMFT:
         """-U; with `entropy_form: gradient` -(U + beta min(0, H - H*)), H on the same rollouts."""
         logits = self.logits(rows)
         logps = token_logps(logits, rows.tokens)
-        loss = objectives.policy_gradient_loss(
-            logps, rows.advantages, rows.mask, len(whole.ids)
-        )
+        loss = objectives.policy_gradient_loss(logps, rows.advantages, rows.mask, len(whole.ids))
         if self.config.entropy_form == "gradient":
             total = whole.mask.sum()
             entropy = objectives.masked_mean(objectives.token_entropy(logits), rows.mask, total)
@@ -315,9 +309,7 @@ class AMFT:
             c.temperature, generator(c.seed, purpose, self.step),
         )  # fmt: skip
         texts = self.tokenizer.batch_decode(r.tokens, skip_special_tokens=True)
-        rewards = [
-            self.task.reward(prompts[i // n], text).value for i, text in enumerate(texts)
-        ]
+        rewards = [self.task.reward(prompts[i // n], text).value for i, text in enumerate(texts)]
         name = f"{purpose}_tokens"
         facts[name] = facts.get(name, 0) + int(r.mask.sum())
         return Batch(r.ids, r.attention, r.tokens, r.mask, torch.tensor(rewards))

@@ -176,7 +176,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(torch.dot(a, b) / norms) if norms > 0 else 0.0
 
 
-# --- oracles: the same number by other roads, for tests and notebooks ------------------------------
+# --- oracles: the same number by other roads, for tests and notebooks ----------------------------
 
 
 def finite_difference(
@@ -224,6 +224,4 @@ def autograd_gradient(
 
 def with_scaled_gradients(state: AdamState, factor: float) -> AdamState:
     """The state Adam would be in had every gradient so far been `factor` times as large."""
-    return replace(
-        state, exp_avg=state.exp_avg * factor, exp_avg_sq=state.exp_avg_sq * factor**2
-    )
+    return replace(state, exp_avg=state.exp_avg * factor, exp_avg_sq=state.exp_avg_sq * factor**2)

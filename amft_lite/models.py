@@ -124,7 +124,7 @@ def completion_logits(
 def hidden_states(
     model: nn.Module, ids: torch.Tensor, attention: torch.Tensor, completion_length: int
 ) -> torch.Tensor:
-    """Last hidden states at the positions that predict the completion: [B, completion_length, d]."""
+    """Last hidden states where the completion is predicted: [B, completion_length, d]."""
     positions = (attention.cumsum(1) - 1).clamp(min=0)
     output = model.base_model(
         input_ids=ids, attention_mask=attention, position_ids=positions, use_cache=False

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 PACKAGES = ("amft-lite", "torch", "transformers", "numpy")
@@ -14,12 +14,20 @@ PACKAGES = ("amft-lite", "torch", "transformers", "numpy")
 
 def git_commit() -> str:
     """The commit of the working tree, with `+` if files differ from it; "unknown" outside one."""
-    here = Path(__file__).parent
-    try:
-        run = lambda *args: subprocess.run(  # noqa: E731
-            ["git", *args], cwd=here, capture_output=True, text=True, timeout=10, check=True
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         ).stdout.strip()
-        return run("rev-parse", "--short=12", "HEAD") + ("+" if run("status", "--porcelain", "--untracked-files=no") else "")
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
@@ -34,7 +42,7 @@ def version(package: str) -> str:
 def provenance() -> dict[str, str]:
     """A flat dict of words, the same on every call but for the date."""
     return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": git_commit(),
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},

@@ -100,12 +100,12 @@ def html_figure(name: str, figure: go.Figure, first: bool) -> str:
 
 
 def label(run: Run, runs: Sequence[Run]) -> str:
-    """The shortest name that tells the runs apart."""
-    if [r.config.method for r in runs].count(run.config.method) == 1:
-        return run.config.method
+    """The shortest name that tells several runs apart; method and seed for one alone."""
     name = f"{run.config.method}, seed {run.config.seed}"
-    same = [r for r in runs if (r.config.method, r.config.seed) == (run.config.method, run.config.seed)]
-    return name if len(same) == 1 else run.folder.name
+    if len(runs) > 1 and [r.config.method for r in runs].count(run.config.method) == 1:
+        return run.config.method
+    names = [f"{r.config.method}, seed {r.config.seed}" for r in runs]
+    return name if names.count(name) == 1 else run.folder.name
 
 
 def write_report(runs: Sequence[Run], path: Path) -> Path:
@@ -118,6 +118,8 @@ def write_report(runs: Sequence[Run], path: Path) -> Path:
         if not run.metrics:
             raise RunError(f"{run.folder} has no steps yet; train it first.")
     labels = [label(run, runs) for run in runs]
+    if len(set(labels)) < len(labels):  # equal folder names in different places
+        labels = [str(run.folder) for run in runs]
     lines = {name: run.metrics for name, run in zip(labels, runs, strict=True)}
     curves = {name: run.curve for name, run in zip(labels, runs, strict=True) if run.curve}
     warmup = runs[0].config.warmup_steps if len(runs) == 1 else 0

@@ -77,7 +77,9 @@ def mean_interval(values: Sequence[float]) -> Interval:
     try:
         from scipy.stats import t
     except ImportError:
-        raise ImportError("intervals over seeds need scipy: pip install 'amft-lite[study]'") from None
+        raise ImportError(
+            "intervals over seeds need scipy: pip install 'amft-lite[study]'"
+        ) from None
     x = np.asarray(values, float)
     if len(x) < 2:
         raise ValueError("an interval over seeds needs at least two of them")

@@ -104,20 +104,20 @@ def test_utility_gradient_is_uphill_in_validation_reward():
     batch.advantages = loop_module.objectives.leave_one_out_advantages(batch.rewards, 8)
     assert 0 < batch.rewards.mean() < 1
 
-    def weighted_reward():
+    def answer_logps():
         with torch.no_grad():
             logps = loop_module.token_logps(loop.logits(batch), batch.tokens)
         whole = (logps * batch.mask).sum(1)
-        return whole, batch.rewards
+        return whole
 
-    before, rewards = weighted_reward()
+    before = answer_logps()
     uphill = -loop.gradient(loop.utility_loss, batch, {})
     step = 1e-3 * uphill / uphill.norm()
     loop_module.unflatten_into(-step, loop.parameters)
     with torch.no_grad():
         for p in loop.parameters:
             p -= p.grad
-    after, _ = weighted_reward()
+    after = answer_logps()
     ratio = (after - before).exp()
     gain = ((ratio - 1) * batch.advantages).mean()
     assert gain == pytest.approx(float(uphill @ step), rel=0.05)
@@ -211,10 +211,13 @@ def test_a_run_continued_from_its_state_is_the_same_run(settings):
 
 
 @pytest.mark.parametrize(
-    "method", "sft_then_rl linear cosine entropy_only meta_only placebo published official_code".split()
+    "method",
+    "sft_then_rl linear cosine entropy_only meta_only placebo published official_code".split(),
 )
 def test_every_rule_runs_and_logs_its_mu(method):
-    settings = {"meta_every": 3, "mu_start": 0.8} if method in ("published", "official_code") else {}
+    settings = (
+        {"meta_every": 3, "mu_start": 0.8} if method in ("published", "official_code") else {}
+    )
     loop = run(make(method=method, **settings), 7)
     for record in loop.records:
         assert 0.0 <= record["mu"] <= 1.0

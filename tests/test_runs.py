@@ -127,7 +127,10 @@ def test_half_a_checkpoint_is_named_and_survived(finished, tmp_path):
 def test_ctrl_c_saves_and_says_how_to_go_on(finished, tmp_path):
     folder = tmp_path / "stopped"
     process = subprocess.Popen(
-        command(*SMOKE, "--out", folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(*SMOKE, "--out", folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     while len(read_lines(folder / "metrics.jsonl")) < 4:
         assert process.poll() is None

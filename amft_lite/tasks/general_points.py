@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from amft_lite.tasks import Demonstration, Example, Reward
 
@@ -136,7 +136,7 @@ def _combine(left: tuple[int, ...], right: tuple[int, ...]) -> Iterable[tuple]:
                 yield b / a, "/", b, a, True
 
 
-@lru_cache(maxsize=None)
+@cache
 def _expressions(values: tuple[int, ...]) -> dict[Fraction, tuple[str, ...]]:
     """Every rational number that uses each of `values` once, with the formulas that give it."""
     if len(values) == 1:

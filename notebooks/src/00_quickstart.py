@@ -1,0 +1,236 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · Quickstart: a weight that learns
+#
+# **In five minutes you will have** trained a small language model with AMFT, watched its one
+# interesting number move, and seen on problems it never trained on whether that was any use.
+#
+# *Minutes: one to run, five to read. Needs: one CPU core, under 1 GB of memory, no download.*
+#
+# ## What AMFT asks
+#
+# There are two ways to teach a language model to solve problems.
+#
+# * **Imitate** (SFT): show it expert answers and make them likelier. Quick and steady, but it
+#   learns the examples as much as the skill.
+# * **Explore** (RL): let it try, and make the tries that worked likelier. It learns what really
+#   works, but only once something does: if every try fails, there is nothing to learn from.
+#
+# AMFT does both in every step,
+#
+# $$L = (1-\mu)\,L_{RL} + \mu\,L_{SFT},$$
+#
+# and asks: **can $\mu$ itself be learned?** Its answer is a *meta-gradient*. Keep some problems
+# aside, and every few steps measure which way $\mu$ should have moved for the *next* step to
+# solve more of them.
+#
+# > AMFT is arXiv 2508.06944. Its authors withdrew it in October 2025 (version 3). We read its
+# > abstract and its released code ourselves; equations and numbers of its body reached us through
+# > other people's notes. This kit is an independent implementation, and its results are its own.
+
+# %% [markdown]
+# ## The game
+#
+# *General Points*, with three cards: make the target number, using each card once.
+# A prompt gives the values of J, Q and K (the *rule*), the target, and the cards.
+
+# %%
+from amft_lite import load_task, use_plotly
+
+use_plotly()
+task = load_task("general_points")
+
+for demonstration in task.demonstrations(3, seed=4):
+    print(f"prompt  {demonstration.prompt}")
+    print(f"expert  {demonstration.completion}\n")
+
+# %% [markdown]
+# The expert first reads the cards as numbers, then calculates step by step. Code checks an answer
+# exactly: 1 if it is right, 0 if not, and it says why.
+
+# %%
+hand = task.demonstrations(1, seed=4)[0].example
+values = " ".join(map(str, hand.values))
+
+for answer in (
+    task.demonstrations(1, seed=4)[0].completion,
+    f"{values} {hand.values[0]} + {hand.values[1]} = 1",
+    "24",
+    "I think the answer is 24!",
+):
+    reward = task.reward(hand, answer)
+    print(f"{reward.value:.0f}  {reward.reason:17} {answer}")
+
+# %% [markdown]
+# ## The learner
+#
+# Our model has 154 thousand parameters. It was *pretrained* on random arithmetic under random
+# rules, which stands in for what a large model brings along. It can read cards and calculate, but
+# it writes its steps in another order (`a b op = c`), so almost nothing it does is rewarded.
+# That is on purpose: it makes exploring alone slow, as it is in real life when rewards are rare.
+
+# %%
+from amft_lite import load_policy
+from amft_lite.evaluation import answers
+from amft_lite.models import base_folder
+
+policy, tokenizer = load_policy(base_folder("general_points"))
+test_hands = task.prompts("test", 4, seed=1)
+
+for hand, [text] in zip(
+    test_hands,
+    answers(policy, tokenizer, task, test_hands, 1, 1.0, seed=0),
+    strict=True,
+):
+    print(f"{hand.prompt} {text}   [{task.reward(hand, text).reason}]")
+
+# %% [markdown]
+# ## One live run
+#
+# 15 steps of imitation to warm up, then 135 steps of AMFT. Each step takes 64 demonstrations
+# (there are only 100 in all) and 128 fresh answers of the model's own; every fifth step asks for
+# 256 more answers to *validation* problems, for the meta-gradient. Every 15 steps we look at
+# *test* problems, which the training never uses in any way.
+#
+# **Predict before you run:** $\mu$ starts at 0.5. Will it go up (more imitation) or down (more
+# exploration)? When?
+
+# %% tags=["parameters"]
+METHOD = "amft"  # also: sft, rl, fixed, sft_then_rl, linear, cosine, placebo, published
+SEED = 0
+STEPS = 150
+DEMONSTRATIONS = 100
+
+# %%
+from dataclasses import asdict
+
+import torch
+
+from amft_lite import AMFT, build_config, evaluate
+
+torch.set_num_threads(1)  # two threads on a small busy machine are slower than one
+config = build_config(
+    {"method": METHOD, "seed": SEED, "steps": STEPS, "demonstrations": DEMONSTRATIONS}
+)
+amft = AMFT(policy, tokenizer, task, config)  # Algorithm 1; it trains `policy` in place
+
+
+def look(step):
+    """Success on 100 held-out problems of each kind, 4 answers each."""
+    found = {
+        split: evaluate(policy, tokenizer, task, split, 100, 4, greedy=False)
+        for split in ("test", "ood_rule")
+    }
+    return {"step": step} | {k: asdict(e.success) for k, e in found.items()}
+
+
+records, curve = [], [look(0)]
+print("step   mu   reward  held-out success")
+while amft.step < config.steps:
+    records.append(amft.train_step())
+    if amft.step % 15 == 0:
+        curve.append(look(amft.step))
+        now, reward = curve[-1]["test"], records[-1].get("reward", float("nan"))
+        print(
+            f"{amft.step:4} {records[-1]['mu']:5.2f} {reward:7.2f}"
+            f"    {now['mean']:.2f}  [{now['low']:.2f}, {now['high']:.2f}]"
+        )
+
+# %% [markdown]
+# ## Figure 1: did it learn anything it was not shown?
+
+# %%
+from amft_lite import figures
+
+figures.success_figure({METHOD: curve}, config.warmup_steps)
+
+# %% [markdown]
+# **How to read it.** Solid: new hands under the training rule, J = Q = K = 10. Dashed: hands under
+# 11, 12, 13, a rule it never trained on. Bands: 95 % intervals over hands (400 answers a point).
+# Warm-up teaches the form of an answer. What comes after is the part worth having.
+#
+# **What would prove it wrong.** A solid line that stays inside the band it had when warm-up ended:
+# then mixing taught nothing that transfers to new hands.
+
+# %% [markdown]
+# ## Figure 2: what did $\mu$ do?
+
+# %%
+figures.mu_figure({METHOD: records}, config.warmup_steps)
+
+# %% [markdown]
+# **How to read it.** The line is $\mu$. Each dot is one meta-gradient, as a cosine: above 0 it says
+# "more imitation would have helped", below 0 "more exploration". Dots scatter, because 256 answers
+# say little about one step; the controller averages them and moves by at most 0.05 at a time.
+#
+# **What would prove it wrong.** Dots that scatter around 0 for the whole run. Then the line is a
+# random walk. That is not an idle worry: run it again with `METHOD = "placebo"`, where each dot's
+# sign is decided by a coin, and compare.
+
+# %% [markdown]
+# ## Figure 3: is it still exploring?
+
+# %%
+figures.entropy_figure({METHOD: records}, config.warmup_steps)
+
+# %% [markdown]
+# **How to read it.** Entropy is how undecided the model is at each token, in nats; 0 means it would
+# always give the same answer. The dashed line is $H^*$, its entropy when warm-up ended. Exploration
+# lives off entropy, and rewarded training uses it up.
+#
+# AMFT also has an *entropy term* that pushes $\mu$ when entropy leaves $H^*$. As transcribed, the
+# paper's equation and its text give that push opposite signs. Here it is off until we have measured
+# which one helps (`entropy_form` turns it on).
+#
+# **What would prove it wrong.** Entropy that falls while success falls too: the model has not
+# become surer, only narrower.
+
+# %% [markdown]
+# ## The same four hands, after training
+
+# %%
+for hand, [text] in zip(
+    test_hands,
+    answers(policy, tokenizer, task, test_hands, 1, 0.0, seed=0),
+    strict=True,
+):
+    print(f"{hand.prompt} {text}   [{task.reward(hand, text).reason}]")
+
+# %% [markdown]
+# ## One run proves nothing
+#
+# Another seed gives another curve. Here is what ten seeds say (`amft-lite study quick`; its result
+# is part of this repository): the share of right answers on test problems at the end, with 95 %
+# intervals over seeds.
+
+# %%
+from amft_lite.study import shipped
+
+result = shipped("quick")
+for name, row in result["means"].items():
+    m = row["test"]
+    print(f"{name:15} {m['mean']:.3f}  [{m['low']:.3f}, {m['high']:.3f}]  n={m['n']} seeds")
+print("\ndifferences, paired by seed")
+for name, row in result["differences"].items():
+    m = row["test"]
+    print(f"{name:15} {m['mean']:+.3f}  [{m['low']:+.3f}, {m['high']:+.3f}]")
+
+# %% [markdown]
+# **How to read it.** An interval that leaves out 0 is a difference we believe in. Mixing beats
+# either half alone in this setting. Whether *learning* the mix matters is the other question:
+# look at `amft - placebo`, where the only difference is whether the meta-gradient's sign is real.
+#
+# ## Where to go next
+#
+# * Change `METHOD`, `SEED` or `DEMONSTRATIONS` above and run all again.
+# * On the command line: `amft-lite run --method rl`, then
+#   `amft-lite report runs/lite-amft-seed0 runs/lite-rl-seed0`.
+# * Read `amft_lite/loop.py`: Algorithm 1 in one file, and `amft_lite/meta_gradient.py`: how the
+#   dots of figure 2 are computed.

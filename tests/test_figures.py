@@ -1,0 +1,94 @@
+"""Figures hold the data they are given, and their PNG twins show it."""
+
+import io
+import json
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io as pio
+import pytest
+
+from amft_lite import figures
+
+MEASURED = {"mu_signal": 0.2, "cos_utility_sft": 0.3, "cos_utility_rl": -0.1}
+LINES = [
+    {
+        "step": t, "mu": 1 - t / 20, "target_entropy": 0.3, "entropy": 0.3 - t / 100,
+        "reward": t / 20, "groups_with_variance": 0.5, "cos_sft_rl": 0.1,
+        **(MEASURED if t % 5 == 0 else {}),
+    }
+    for t in range(20)
+]  # fmt: skip
+CURVE = [
+    {"step": t, "test": point, "ood_rule": point}
+    for t in (0, 10, 20)
+    for point in [{"mean": t / 40, "low": t / 50, "high": t / 30}]
+]
+DRAWN = {
+    "success": lambda: figures.success_figure({"amft": CURVE}, 3),
+    "mu": lambda: figures.mu_figure({"amft": LINES}, 3),
+    "entropy": lambda: figures.entropy_figure({"amft": LINES}, 3),
+    "reward": lambda: figures.reward_figure({"amft": LINES}, 3),
+    "gradient": lambda: figures.gradient_figure(LINES, 3),
+    "several": lambda: figures.success_figure({"amft": CURVE, "rl": CURVE}),
+}
+
+
+def pixels(png):
+    from matplotlib.image import imread
+
+    return (imread(io.BytesIO(png))[..., :3] * 255).round().astype(int)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_says_what_it_shows_and_draws_everywhere(name):
+    figure = DRAWN[name]()
+    assert figure.layout.title.text and figure.layout.xaxis.title.text == "training step"
+    assert figure.layout.yaxis.title.text
+    image = pixels(figures.to_png(figure))
+    colours = {tuple(c) for c in np.unique(image.reshape(-1, 3), axis=0)}
+    for trace in figure.data:  # each line's colour is on the picture
+        if trace.mode and "lines" in trace.mode and trace.line.color:
+            wanted = tuple(int(trace.line.color[i : i + 2], 16) for i in (1, 3, 5))
+            assert wanted in colours, trace.name
+
+
+def test_png_is_the_same_each_time():
+    figure = DRAWN["mu"]()
+    assert figures.to_png(figure) == figures.to_png(figure)
+
+
+def test_lines_hold_the_values():
+    [line] = [t for t in DRAWN["mu"]().data if t.name == "mu (amft)"]
+    assert list(line.y) == [x["mu"] for x in LINES]
+    [test] = [t for t in DRAWN["success"]().data if t.name == "amft, same rule"]
+    assert list(test.x) == [0, 10, 20] and list(test.y) == [0, 0.25, 0.5]
+
+
+def test_missing_measurements_leave_gaps_not_zeros():
+    steps, values = figures.column(LINES, "mu_signal")
+    assert steps == [0, 5, 10, 15] and values == [0.2] * 4
+    assert figures.smooth([1.0, 2.0, 3.0], 2) == [1.0, 1.5, 2.5]
+
+
+def test_an_unknown_kind_of_trace_is_refused_not_left_out():
+    with pytest.raises(ValueError, match="heatmap"):
+        figures.to_png(go.Figure(go.Heatmap(z=[[1]])))
+
+
+def test_notebooks_get_both_forms(monkeypatch):
+    monkeypatch.delenv("PLOTLY_RENDERER", raising=False)
+    monkeypatch.delenv("COLAB_NOTEBOOK_ID", raising=False)
+    before = pio.renderers.default
+    try:
+        assert figures.use_plotly() == "plotly_mimetype+amft_png"
+        bundle = pio.renderers._build_mime_bundle(json.loads(DRAWN["mu"]().to_json()))
+        assert {"application/vnd.plotly.v1+json", "image/png"} <= set(bundle)
+    finally:
+        pio.renderers.default = before
+
+
+def test_colab_keeps_its_own_renderer(monkeypatch):
+    monkeypatch.setenv("COLAB_NOTEBOOK_ID", "x")
+    before = pio.renderers.default
+    assert figures.use_plotly() == before == pio.renderers.default

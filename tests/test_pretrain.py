@@ -1,0 +1,119 @@
+"""The base: what its recipe shows it, the shipped weights' bands, and that the recipe repeats."""
+
+import itertools
+import json
+import random
+
+import pytest
+import torch
+
+from amft_lite.models import SIZES, base_folder, tiny_llama, word_tokenizer
+from amft_lite.pretrain import (
+    BANDS,
+    PretrainConfig,
+    bands,
+    chains,
+    held_out_groups,
+    learning_rate,
+    pretrain,
+    random_rule,
+    timed_log,
+)
+from amft_lite.tasks.general_points import card_values, group_name, parse
+
+FOLDER = base_folder("general_points")
+
+
+def facts():
+    return json.loads((FOLDER / "recipe.json").read_text())
+
+
+def test_shipped_weights_lie_in_their_bands(base):
+    found = bands(*base, PretrainConfig())
+    for name, (low, high) in BANDS.items():
+        assert low <= found[name] <= high, (name, found[name])
+    assert found == pytest.approx(facts()["bands"], abs=0.02)
+    assert (FOLDER / "model.safetensors").stat().st_size <= 1.5e6
+
+
+def test_bands_can_fail():
+    """A fresh model reads no card: the bands tell it from a base."""
+    from amft_lite.tasks import load_task
+
+    tokenizer = word_tokenizer(load_task("general_points"))
+    found = bands(tiny_llama(len(tokenizer)).eval(), tokenizer, PretrainConfig(), prompts=100)
+    assert found["values_read_right"] < 0.5 and found["success_with_drafts"] < 0.05
+
+
+def test_shipped_log_is_that_of_the_default_recipe():
+    assert facts()["recipe"] == vars(PretrainConfig())
+    lines = [json.loads(line) for line in (FOLDER / "log.jsonl").read_text().splitlines()]
+    assert lines[0]["step"] == 0 and lines[-1]["step"] >= PretrainConfig().steps - 50
+    assert lines[0]["loss"] > 4 and lines[-1]["loss"] < 0.4
+
+
+def test_a_hundred_steps_of_the_recipe_repeat_its_log():
+    """The first 100 steps again: the losses of the committed log (floating-point slack only)."""
+    expected = [json.loads(line) for line in (FOLDER / "log.jsonl").read_text().splitlines()][:3]
+    log, note = timed_log()
+    pretrain(PretrainConfig(), stop_after=101, on_step=note)
+    assert [line["step"] for line in log] == [line["step"] for line in expected] == [0, 50, 100]
+    for line, wanted in zip(log, expected, strict=True):
+        assert line["loss"] == pytest.approx(wanted["loss"], abs=0.02)
+
+
+def test_chains_hold_what_the_recipe_promises(task):
+    config = PretrainConfig()
+    held_out = held_out_groups(task)
+    reached = infix = drawn = 0
+    for prompt, completion in itertools.islice(chains(task, config, random.Random(5)), 20_000):
+        rule, target, cards = (
+            part.split() for part in prompt.rstrip(" |").replace(":", ";").split(";")
+        )
+        rule, target = tuple(map(int, rule)), int(*target)
+        assert rule not in ((10, 10, 10), (11, 12, 13))
+        assert all(2 <= value <= 13 for value in rule) and 10 <= target <= 50
+        values = card_values(cards, rule)
+        draft, expert = parse(completion, 3, draft=True), parse(completion, 3)
+        read, steps = draft if not isinstance(draft, str) else expert
+        infix += isinstance(draft, str)
+        assert tuple(read) == values
+        numbers = list(values)  # replay the chain: it must be true arithmetic on its own cards
+        for step in steps:
+            numbers.remove(step.left)
+            numbers.remove(step.right)
+            ops = {"+": step.left + step.right, "-": step.left - step.right,
+                   "*": step.left * step.right, "/": step.left / max(1, step.right)}  # fmt: skip
+            assert ops[step.operator] == step.result and 0 <= step.result <= 99
+            numbers.append(step.result)
+        if numbers[0] == target:
+            reached += 1
+            assert group_name(values) not in held_out
+        drawn += 1
+    assert reached / drawn == pytest.approx(0.30, abs=0.012)  # 3.7 sd of 20,000 draws
+    assert infix / drawn == pytest.approx(0.01, abs=0.003)
+
+
+def test_rules_are_equal_triples_about_two_times_in_five():
+    rng = random.Random(0)
+    rules = [random_rule(rng) for _ in range(5000)]
+    equal = sum(len(set(rule)) == 1 for rule in rules) / 5000
+    assert 0.36 < equal < 0.44
+
+
+def test_learning_rate_warms_up_and_falls_to_a_tenth():
+    config = PretrainConfig(steps=1100, lr=1.0)
+    assert learning_rate(0, config) == pytest.approx(0.01)
+    assert learning_rate(99, config) == pytest.approx(1.0)
+    assert learning_rate(600, config) == pytest.approx(0.55)
+    assert learning_rate(1100, config) == pytest.approx(0.1)
+
+
+def test_sizes_are_what_they_are_called(task):
+    for size in SIZES:
+        count = sum(p.numel() for p in tiny_llama(118, size).parameters())
+        assert count == pytest.approx(float(size[:-1]) * 1e6, rel=0.25), size
+    with pytest.raises(ValueError, match=r"0\.2M, 0\.8M"):
+        tiny_llama(118, "7B")
+    a, b = tiny_llama(118, seed=1), tiny_llama(118, seed=1)
+    assert all(map(torch.equal, a.parameters(), b.parameters()))
