@@ -35,7 +35,8 @@ def sampling(repeats: int = 5, console: Console | None = None, rollouts: int = 1
     ratios = {}
     for size in ("0.2M", "0.8M"):
         model = tiny_llama(len(tokenizer), size).eval()
-        model.config.eos_token_id = model.generation_config.eos_token_id = -1  # never drawn
+        model.config.eos_token_id = -1  # never drawn
+        model.generation_config.eos_token_id = None
 
         def ours(model=model) -> None:
             sample(model, batch.input_ids, batch.attention_mask, 8, new)
@@ -45,7 +46,7 @@ def sampling(repeats: int = 5, console: Console | None = None, rollouts: int = 1
                 model.generate(
                     **{k: batch[k] for k in ("input_ids", "attention_mask")},
                     do_sample=True, top_k=0, num_return_sequences=8, max_new_tokens=new,
-                    pad_token_id=0, eos_token_id=-1,
+                    pad_token_id=0,
                 )  # fmt: skip
 
         seconds: dict = {ours: [], theirs: []}

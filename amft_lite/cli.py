@@ -215,18 +215,23 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="HTML file; default: report.html in the (first) run.")
     ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Also write each figure as a PNG to this folder.")
+    ] = None,
 ) -> None:
     """Draw one run, or several side by side, into one HTML file that opens offline."""
-    from amft_lite.report import write_report
+    from amft_lite.report import write_pictures, write_report
     from amft_lite.runs import Run, RunError
 
     default = "report.html" if len(folders) == 1 else "comparison.html"
     try:
         runs = [Run.open(folder) for folder in folders]
         path = write_report(runs, out or folders[0] / default)
-    except (RunError, OSError) as error:
+        drawn = write_pictures(runs, pictures) if pictures else []
+    except (RunError, ImportError, OSError) as error:
         raise refuse(error) from None
-    console.print(f"Written: {path}", soft_wrap=True)
+    for written in (path, *drawn):
+        console.print(f"Written: {written}", soft_wrap=True)
 
 
 @app.command()

@@ -28,7 +28,10 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 
 
 def quiet_transformers() -> None:
-    """No progress bars for models that load in a blink."""
+    """No progress bars for models that load in a blink, and no advice about widgets for them."""
+    import warnings
+
+    warnings.filterwarnings("ignore", message="IProgress not found")
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -36,6 +39,7 @@ def quiet_transformers() -> None:
 
 def word_tokenizer(task: Task) -> PreTrainedTokenizerFast:
     """One token a word of the task's vocabulary, words parted by spaces; pad, eos, unk first."""
+    quiet_transformers()
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -108,8 +108,8 @@ def label(run: Run, runs: Sequence[Run]) -> str:
     return name if names.count(name) == 1 else run.folder.name
 
 
-def write_report(runs: Sequence[Run], path: Path) -> Path:
-    """Write the report of one finished or unfinished run, or of several.
+def labelled(runs: Sequence[Run]) -> dict[str, Run]:
+    """The runs by the names they go by in figures.
 
     Raises:
         RunError: a run has no steps yet.
@@ -117,24 +117,49 @@ def write_report(runs: Sequence[Run], path: Path) -> Path:
     for run in runs:
         if not run.metrics:
             raise RunError(f"{run.folder} has no steps yet; train it first.")
-    labels = [label(run, runs) for run in runs]
-    if len(set(labels)) < len(labels):  # equal folder names in different places
-        labels = [str(run.folder) for run in runs]
-    lines = {name: run.metrics for name, run in zip(labels, runs, strict=True)}
-    curves = {name: run.curve for name, run in zip(labels, runs, strict=True) if run.curve}
-    warmup = runs[0].config.warmup_steps if len(runs) == 1 else 0
-    drawn = {"mu": figures.mu_figure(lines, warmup)}
-    if curves:
-        drawn = {"success": figures.success_figure(curves, warmup), **drawn}
+    names = [label(run, runs) for run in runs]
+    if len(set(names)) < len(names):  # equal folder names in different places
+        names = [str(run.folder) for run in runs]
+    return dict(zip(names, runs, strict=True))
+
+
+def draw(runs: dict[str, Run]) -> dict[str, go.Figure]:
+    """Every figure that these runs have data for."""
+    lines = {name: run.metrics for name, run in runs.items()}
+    curves = {name: run.curve for name, run in runs.items() if run.curve}
+    first = next(iter(runs.values()))
+    warmup = first.config.warmup_steps if len(runs) == 1 else 0
+    drawn = {"success": figures.success_figure(curves, warmup)} if curves else {}
+    drawn["mu"] = figures.mu_figure(lines, warmup)
     if any("entropy" in line for run in lines.values() for line in run):
         drawn["entropy"] = figures.entropy_figure(lines, warmup)
         drawn["reward"] = figures.reward_figure(lines, warmup)
-    if len(runs) == 1 and any("cos_sft_rl" in line for line in runs[0].metrics):
-        drawn["gradient"] = figures.gradient_figure(runs[0].metrics, warmup)
+    if len(runs) == 1 and any("cos_sft_rl" in line for line in first.metrics):
+        drawn["gradient"] = figures.gradient_figure(first.metrics, warmup)
+    return drawn
 
-    title = f"amft-lite: {', '.join(labels)}"
+
+def write_pictures(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """The figures as PNG files, for places that run no scripts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in draw(labelled(runs)).items():
+        paths.append(folder / f"{name}.png")
+        paths[-1].write_bytes(figures.to_png(figure))
+    return paths
+
+
+def write_report(runs: Sequence[Run], path: Path) -> Path:
+    """Write the report of one finished or unfinished run, or of several.
+
+    Raises:
+        RunError: a run has no steps yet.
+    """
+    named = labelled(runs)
+    drawn = draw(named)
+    title = f"amft-lite: {', '.join(named)}"
     parts = [f"<h1>{html.escape(title)}</h1>"]
-    for name, run in zip(labels, runs, strict=True):
+    for name, run in named.items():
         if len(runs) > 1:
             parts.append(f"<h2>{html.escape(name)}</h2>")
         summary = run.summary
@@ -146,7 +171,7 @@ def write_report(runs: Sequence[Run], path: Path) -> Path:
     for place, (name, figure) in enumerate(drawn.items()):
         parts.append(html_figure(name, figure, first=place == 0))
     parts.append("<h2>How these numbers were made</h2>")
-    for name, run in zip(labels, runs, strict=True):
+    for name, run in named.items():
         settings = (run.folder / "config.yaml").read_text(encoding="utf-8")
         made = yaml.safe_dump(provenance(), sort_keys=False)
         written = run.folder / "provenance.json"

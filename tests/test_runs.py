@@ -211,6 +211,10 @@ def test_evaluate_and_report_read_a_run_back(finished, tmp_path):
     page = tmp_path / "both.html"
     amft("report", folder, tmp_path / "sft", "--out", page)
     assert "amft-lite: amft, sft" in page.read_text()
+    amft("report", folder, "--pictures", tmp_path / "pictures")
+    drawn = {path.stem: path.read_bytes()[:8] for path in (tmp_path / "pictures").iterdir()}
+    assert set(drawn) == {"success", "mu", "entropy", "reward", "gradient"}
+    assert set(drawn.values()) == {b"\x89PNG\r\n\x1a\n"}
 
 
 def test_help_teaches():

@@ -167,12 +167,12 @@ figures.mu_figure({METHOD: records}, config.warmup_steps)
 
 # %% [markdown]
 # **How to read it.** The line is $\mu$. Each dot is one meta-gradient, as a cosine: above 0 it says
-# "more imitation would have helped", below 0 "more exploration". Dots scatter, because 256 answers
-# say little about one step; the controller averages them and moves by at most 0.05 at a time.
+# "more imitation would have helped", below 0 "more exploration". One dot is noisy, because 256
+# answers say little about one step; the controller averages and moves by at most 0.05 at a time.
 #
-# **What would prove it wrong.** Dots that scatter around 0 for the whole run. Then the line is a
-# random walk. That is not an idle worry: run it again with `METHOD = "placebo"`, where each dot's
-# sign is decided by a coin, and compare.
+# **What would prove it wrong.** Dots that scatter around 0 for the whole run: then the line is a
+# random walk. Look again: is that what you see here? Run it with `METHOD = "placebo"`, where a
+# coin decides in which direction each dot moves $\mu$, and compare. We come back to this below.
 
 # %% [markdown]
 # ## Figure 3: is it still exploring?
@@ -223,9 +223,16 @@ for name, row in result["differences"].items():
     print(f"{name:15} {m['mean']:+.3f}  [{m['low']:+.3f}, {m['high']:+.3f}]")
 
 # %% [markdown]
-# **How to read it.** An interval that leaves out 0 is a difference we believe in. Mixing beats
-# either half alone in this setting. Whether *learning* the mix matters is the other question:
-# look at `amft - placebo`, where the only difference is whether the meta-gradient's sign is real.
+# **How to read it.** An interval that leaves out 0 is a difference we believe in. When we ran
+# this, two things came out, one of them sobering:
+#
+# 1. **Mixing works.** AMFT beats imitation alone and exploration alone on new hands.
+# 2. **Learning the mix was not what did it.** The placebo moves $\mu$ just as far, in directions
+#    that a coin decides, and does as well (`amft - placebo`). In this game, at this size, the
+#    meta-gradient's *information* earned nothing that we could measure.
+#
+# That is a result about our small game, not about AMFT in general. Finding where, if anywhere, the
+# signal pays is what the rest of the kit is for.
 #
 # ## Where to go next
 #
