@@ -20,10 +20,10 @@ demo: $(VENV)/.core ## Train AMFT on the lite game (about a minute) and print it
 	$(BIN)/amft-lite run --out runs/demo --overwrite
 
 test: $(VENV)/.dev ## All tests and notebooks: about 10 minutes on two cores
-	$(BIN)/python -m pytest -q -n 2 tests
+	$(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-timeout=300 tests notebooks
 
 test-all: $(VENV)/.dev ## The same with the long versions
-	$(BIN)/python -m pytest -q -n 2 --run-slow tests
+	$(BIN)/python -m pytest -q -n 2 --run-slow --nbmake --nbmake-timeout=300 tests notebooks
 
 quick-study: $(VENV)/.dev ## AMFT, SFT, RL and a placebo over 10 seeds, about 15 minutes
 	$(BIN)/amft-lite study quick

@@ -117,3 +117,15 @@ def test_sizes_are_what_they_are_called(task):
         tiny_llama(118, "7B")
     a, b = tiny_llama(118, seed=1), tiny_llama(118, seed=1)
     assert all(map(torch.equal, a.parameters(), b.parameters()))
+
+
+@pytest.mark.slow
+def test_the_whole_recipe_makes_a_base_like_the_shipped_one():
+    """Four minutes: every logged loss, and the bands."""
+    expected = [json.loads(line) for line in (FOLDER / "log.jsonl").read_text().splitlines()]
+    log, note = timed_log()
+    model, tokenizer = pretrain(PretrainConfig(), on_step=note)
+    assert [line["loss"] for line in log] == pytest.approx([e["loss"] for e in expected], abs=0.05)
+    found = bands(model, tokenizer, PretrainConfig())
+    for name, (low, high) in BANDS.items():
+        assert low <= found[name] <= high, (name, found[name])

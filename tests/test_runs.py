@@ -252,3 +252,13 @@ def test_an_unfinished_run_opens_without_a_summary(tmp_path):
     assert "no steps yet" in amft("report", tmp_path, code=2)
     (tmp_path / "config.yaml").write_text("stpes: 3\n")
     assert "did you mean steps" in amft("report", tmp_path, code=2)
+
+
+def test_the_default_run_learns_beyond_its_warm_up(tmp_path):
+    """What `make demo` shows, as a band: the whole lite game, seed 0."""
+    amft("run", "--out", tmp_path / "demo", "--set", "eval_every=0")
+    splits = json.loads((tmp_path / "demo" / "summary.json").read_text())["splits"]
+    final, warm = (splits[phase]["test"]["success"] for phase in ("final", "warm-up"))
+    assert 0.13 <= final["mean"] <= 0.30
+    assert final["low"] > warm["mean"]
+    assert splits["base"]["test"]["success"]["mean"] < 0.02
