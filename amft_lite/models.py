@@ -58,11 +58,11 @@ def tiny_llama(vocabulary: int, size: str = "0.2M", seed: int = 0) -> LlamaForCa
     Raises:
         ValueError: no such size.
     """
+    quiet_transformers()
     from transformers import LlamaConfig, LlamaForCausalLM
 
     if size not in SIZES:
         raise ValueError(f"size must be one of {', '.join(SIZES)}, not {size!r}")
-    quiet_transformers()
     width, layers, heads = SIZES[size]
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -95,9 +95,9 @@ def load_policy(folder: str | Path) -> tuple[LlamaForCausalLM, PreTrainedTokeniz
     Raises:
         FileNotFoundError: the folder holds no model.
     """
+    quiet_transformers()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    quiet_transformers()
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(

@@ -127,12 +127,16 @@ def whole_targets(hand):
     return {target for target in reached if 10 <= target <= 50}
 
 
+def only_ascii_blanks(text):
+    return re.sub("[ \t\r\n]+", " ", text).strip(" ")
+
+
 def right_steps(text, hand, draft=False):
     """Is a step answer right? One pattern for all of it, and a list of numbers to cross off."""
     number, sign = "(0|[1-9][0-9]?)", "([-+*/])"
     operation = f"{number} {sign}" if draft else f"{sign} {number}"
     step, cards = f"{number} {operation} = {number}", len(hand.values)
-    match = re.fullmatch(" ".join([number] * cards + [step] * (cards - 1)), " ".join(text.split()))
+    match = re.fullmatch(" ".join([number] * cards + [step] * (cards - 1)), only_ascii_blanks(text))
     if len(text) > 400 or not match:
         return False
     words = match.groups()
@@ -245,7 +249,7 @@ def commuted(node):
 
 
 def all_formulas(values, target):
-    """Every formula worth `target`, one of each commuted pair: all that Python's parser reads."""
+    """Every formula worth `target`, one of each commuted pair, from the stack machine."""
     found = set()
     for shape in postfix_shapes(len(values)):
         for order in set(itertools.permutations(values)):
@@ -264,7 +268,13 @@ def all_formulas(values, target):
 
 @pytest.mark.parametrize(
     ("values", "target"),
-    [((10, 3, 8), 22), ((5, 5, 8), 8), ((6, 6, 6), 12), ((2, 2, 3, 3), 30), ((1, 2, 3, 4), 24)],
+    [
+        ((10, 3, 8), 22),
+        ((6, 6, 6), 6),
+        ((1, 2, 3, 4), 24),
+        ((2, 2, 3, 3), 30),  # (2+3)*(2*3): equal halves
+        ((2, 2, 3, 3), 2),  # (3-2)-(2-3): equal halves that do not commute
+    ],
 )
 def test_solve_lists_every_formula_and_of_a_commuted_pair_one(values, target):
     listed = [commuted(ast.parse(formula, mode="eval").body) for formula in solve(values, target)]
@@ -785,3 +795,31 @@ def test_a_wrong_name_is_answered_with_the_known_ones():
         load_task("general_points", preset="heavy")
     with pytest.raises(ValueError, match="binary or shaped"):
         load_task("general_points", reward="dense")
+
+
+HAND_21 = Hand("", "train", "3-8-10", "3-8-10>21", ("10", "3", "8"), (10, 3, 8), 21, (10, 10, 10))
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "\u2028", "\u3000", "\x0b", "\x1c", "\x85"])
+def test_only_ascii_blanks_part_words(blank):
+    answer = "10 3 8 10 + 3 = 13 13 + 8 = 21"
+    assert verify(answer.replace(" ", "\n"), HAND_21).correct
+    assert verify(answer.replace(" ", blank), HAND_21).outcome == "illegal"
+
+
+def test_a_false_step_has_no_formula():
+    """10 + 3 = 14 would turn into (10+3)+8=21, which is right."""
+    answer = "10 3 8 10 + 3 = 14 14 + 8 = 22"
+    assert verify(answer, HAND_21).outcome == "wrong_arithmetic"
+    with pytest.raises(ValueError, match="10 \\+ 3 = 14 is false"):
+        to_json(answer, HAND_21)
+
+
+@pytest.mark.parametrize(
+    ("number", "formula"),
+    [([10, 3, 8], "10*3-8=99"), ([10, 3, 8], "10*3-8=os.system"), (None, "10+3+8"), (5, "10+3+8"),
+     (["x"], "10+3+8"), ([True, 3, 8], "1+3+8"), ([10, 3, 100], "10+3+8")],
+)  # fmt: skip
+def test_from_json_takes_nothing_on_trust(number, formula):
+    with pytest.raises(ValueError):
+        from_json({"cards": ["10", "3", "8"], "number": number, "formula": formula})

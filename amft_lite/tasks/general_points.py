@@ -181,12 +181,11 @@ def next_steps(numbers: Sequence[int]) -> list[tuple[Step, tuple[int, ...]]]:
     for i, j in itertools.combinations(range(len(numbers)), 2):
         rest = tuple(numbers[k] for k in range(len(numbers)) if k not in (i, j))
         a, b = numbers[i], numbers[j]
-        candidates = [(a, "+", b), (a, "*", b), (a, "-", b) if a >= b else (b, "-", a)]
-        candidates += [(x, "/", y) for x, y in {(a, b), (b, a)} if y and x % y == 0]
-        for x, operator, y in candidates:
-            result = apply(x, operator, y)
-            if 0 <= result <= LIMIT:
-                moves.append((Step(x, operator, y, int(result)), (*rest, int(result))))
+        candidates = [Step(a, "+", b, a + b), Step(a, "*", b, a * b)]
+        candidates.append(Step(a, "-", b, a - b) if a >= b else Step(b, "-", a, b - a))
+        quotients = {(a, b), (b, a)}
+        candidates += [Step(x, "/", y, x // y) for x, y in quotients if y and x % y == 0]
+        moves += [(step, (*rest, step.result)) for step in candidates if step.result <= LIMIT]
     return sorted(moves, key=lambda move: str(move[0]))
 
 
@@ -212,8 +211,9 @@ def solutions(values: tuple[int, ...]) -> dict[int, tuple[tuple[Step, ...], ...]
 # --- grading -------------------------------------------------------------------------------------
 
 
-def _words(completion: str) -> list[str]:
-    return completion.split()
+def _words(text: str) -> list[str]:
+    """The text cut at ASCII blanks; any other character is part of a word, and judged there."""
+    return [word for word in re.split(r"[ \t\r\n]+", text) if word]
 
 
 def parse(completion: str, cards: int, draft: bool = False) -> tuple[list[int], list[Step]] | str:
@@ -263,7 +263,7 @@ def verify(completion: str, example: Hand, draft: bool = False) -> Verdict:
     return Verdict("correct" if value == example.target else "wrong_value", value)
 
 
-def _evaluate(tokens: Sequence[str]) -> tuple[Fraction | None, list[Step | int]] | str:
+def _evaluate(tokens: Sequence[str]) -> tuple[Fraction | None, list[int | str]] | str:
     """Value and postfix form of an infix formula; the fault's name where it has no such form.
 
     An operator-precedence parser with an explicit stack: no recursion for hostile text to exhaust.
@@ -331,26 +331,32 @@ def _formula_tokens(text: str) -> list[str] | str:
     return tokens
 
 
+def _read_formula(text: str) -> tuple[Fraction | None, list[int | str], int | None] | str:
+    """(value, postfix form, number claimed after `=`) of a formula, or the fault's name."""
+    tokens = _formula_tokens(text)
+    if isinstance(tokens, str):
+        return tokens
+    claimed = None
+    if "=" in tokens:
+        tail = tokens[tokens.index("=") + 1 :]
+        tokens = tokens[: tokens.index("=")]
+        if len(tail) != 1 or not tail[0].isdigit():
+            return "syntax"
+        claimed = int(tail[0])
+    read = _evaluate(tokens)
+    return read if isinstance(read, str) else (*read, claimed)
+
+
 def verify_formula(text: str, values: Sequence[int], target: int) -> Verdict:
     """Grade the formula of the original's JSON answer.
 
     Grammar: whole numbers in ASCII digits, ``+ - * /``, brackets, no unary signs, an optional
     trailing ``=target``. Exact: ``8/(3-8/3)`` is 24. An answer has one outcome, its first fault.
     """
-    tokens = _formula_tokens(text)
-    if isinstance(tokens, str):
-        return Verdict(tokens)
-    claimed = None
-    if "=" in tokens:
-        tail = tokens[tokens.index("=") + 1 :]
-        tokens = tokens[: tokens.index("=")]
-        if len(tail) != 1 or not tail[0].isdigit():
-            return Verdict("syntax")
-        claimed = int(tail[0])
-    read = _evaluate(tokens)
+    read = _read_formula(text)
     if isinstance(read, str):
         return Verdict(read)
-    value, postfix = read
+    value, postfix, claimed = read
     used = Counter(item for item in postfix if isinstance(item, int))
     if used - Counter(values):
         return Verdict("wrong_number", value)
@@ -375,6 +381,8 @@ def to_json(completion: str, example: Hand) -> dict:
     values, steps = read
     terms = [(value, str(value)) for value in values]
     for step in steps:
+        if apply(step.left, step.operator, step.right) != step.result:
+            raise ValueError(f"this answer cannot be written as JSON: {step} is false")
         sides = []
         for number in (step.left, step.right):
             place = next((i for i, term in enumerate(terms) if term[0] == number), None)
@@ -401,10 +409,16 @@ def from_json(answer: dict) -> str:
     missing = [key for key in ("cards", "number", "formula") if key not in answer]
     if missing:
         raise ValueError(f"a JSON answer needs cards, number and formula; missing: {missing}")
-    tokens = _formula_tokens(str(answer["formula"]).split("=")[0])
-    read = tokens if isinstance(tokens, str) else _evaluate(tokens)
+    numbers = answer["number"]
+    if not isinstance(numbers, list) or not all(
+        type(n) is int and 0 <= n <= LIMIT for n in numbers
+    ):
+        raise ValueError(f"number must be a list of whole numbers from 0 to {LIMIT}")
+    read = _read_formula(str(answer["formula"]))
     if isinstance(read, str):
         raise ValueError(f"the formula {answer['formula']!r} cannot be read: {read}")
+    if read[2] not in (None, read[0]):
+        raise ValueError(f"the formula {answer['formula']!r} does not give what it claims")
     steps, stack = [], []
     for item in read[1]:
         if isinstance(item, int):
@@ -418,7 +432,7 @@ def from_json(answer: dict) -> str:
             raise ValueError(f"{left}{item}{right} is no whole number from 0 to {LIMIT}")
         steps.append(Step(left, item, right, int(result)))
         stack.append(int(result))
-    return " ".join([*map(str, answer["number"]), *map(str, steps)])
+    return " ".join([*map(str, numbers), *map(str, steps)])
 
 
 # --- the task ------------------------------------------------------------------------------------
