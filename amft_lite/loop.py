@@ -11,52 +11,34 @@
 (Line numbers as in second-hand notes of arXiv 2508.06944.) The two gradients are kept apart: the
 meta-gradient needs them so, and it is free, as they are two backward passes anyway.
 
-Nothing here keeps random state: every draw has a generator made from (seed, purpose, step). Two
-methods with one seed therefore see the same prompts, and a resumed run the same draws.
-
 Left out: files, progress bars and evaluation (`amft_lite.runs`); several processes and large
 models.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from amft_lite import objectives
+from amft_lite.batches import (
+    Batch,
+    encode,
+    generator,
+    graded_rollouts,
+    refuse_leaks,
+    shuffled_passes,
+)
 from amft_lite.config import RunConfig
 from amft_lite.meta_gradient import adam_state, clip_by_norm, cosine, flatten, mix, unflatten_into
 from amft_lite.models import completion_logits, hidden_states, token_logps
-from amft_lite.sampling import sample
-from amft_lite.tasks import Demonstration, Example, Task
+from amft_lite.tasks import Example, Task
 from amft_lite.weighting import Signals, make_rule
-
-
-@dataclass
-class Batch:
-    """B answers to learn from: `ids`, `attention` [B, L + T]; `tokens`, `mask` [B, T]; rewards [B].
-
-    What the RL loss needs besides is filled in by `AMFT.roll_out`.
-    """
-
-    ids: Tensor
-    attention: Tensor
-    tokens: Tensor
-    mask: Tensor
-    rewards: Tensor | None = None
-    advantages: Tensor | None = None
-    old_logps: Tensor | None = None
-    returns: Tensor | None = None
-    states: Tensor | None = None
-
-    def rows(self, part: slice | Tensor) -> Batch:
-        return Batch(**{k: None if v is None else v[part] for k, v in vars(self).items()})
 
 
 class ValueHead(nn.Module):
@@ -75,28 +57,6 @@ class ValueHead(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         return self.layers(states.detach()).squeeze(-1)
-
-
-def generator(seed: int, purpose: str, step: int) -> torch.Generator:
-    """The source of one step's random numbers for one purpose."""
-    digest = hashlib.sha256(f"{seed}/{purpose}/{step}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def refuse_leaks(
-    training: Iterable[Example], validation: Iterable[Example], demonstrations: Iterable[Example]
-) -> None:
-    """Validation rollouts must be of problems the training never sees.
-
-    On training prompts, <grad U, g_RL> would hold the noise of g_RL itself and always say "RL".
-
-    Raises:
-        ValueError: they meet; the groups they share are named.
-    """
-    seen = {example.group for example in (*training, *demonstrations)}
-    shared = sorted({example.group for example in validation} & seen)
-    if shared:
-        raise ValueError(f"validation and training share the problems {', '.join(shared[:5])}")
 
 
 class AMFT:
@@ -126,7 +86,7 @@ class AMFT:
         self.demonstrations = task.demonstrations(c.demonstrations, c.seed)
         experts = [demonstration.example for demonstration in self.demonstrations]
         refuse_leaks(self.train_prompts, self.validation_prompts, experts)
-        self.expert_answers = self.encode(self.demonstrations)
+        self.expert_answers = encode(tokenizer, self.demonstrations)
 
     # --- the algorithm ---------------------------------------------------------------------------
 
@@ -134,11 +94,11 @@ class AMFT:
         """One step of Algorithm 1; returns what happened in it."""
         c, warming = self.config, self.step < self.config.warmup_steps
         facts: dict[str, Any] = {"step": self.step, "phase": "warm-up" if warming else "train"}
-        if not warming and math.isnan(self.target_entropy):
-            self.target_entropy = self.measure_entropy()
 
         # a loss of weight 0 is not computed: SFT pays for no rollouts, RL for no demonstrations
         planned = 1.0 if warming else self.rule.planned(self.step, c.steps, c.warmup_steps)
+        if planned != 1.0 and math.isnan(self.target_entropy):
+            self.target_entropy = self.measure_entropy()
         rollouts = self.roll_out(facts) if planned != 1.0 else None
         for epoch in range(c.inner_epochs if rollouts else 1):
             seen: dict[str, float] = {}
@@ -174,7 +134,9 @@ class AMFT:
                 experts = self.task.demonstrations(
                     c.validation_prompts, c.seed + number, split="validation"
                 )
-                signals.grad_validation_nll = self.gradient(self.sft_loss, self.encode(experts), {})
+                signals.grad_validation_nll = self.gradient(
+                    self.sft_loss, encode(self.tokenizer, experts), {}
+                )
         mu = self.rule.update(signals)
         facts |= {f"mu_{name}": part for name, part in self.rule.parts.items()}
         return mu
@@ -185,7 +147,9 @@ class AMFT:
         prompts = self.validation_prompts[number * n : (number + 1) * n]
         batch = self.sample(prompts, c.validation_rollouts, "validation", facts)
         batch.advantages = objectives.leave_one_out_advantages(batch.rewards, c.validation_rollouts)
-        signals.grad_utility = -self.gradient(self.utility_loss, batch, facts)
+        collapsing = signals.entropy < signals.target_entropy
+        loss = partial(self.utility_loss, collapsing=collapsing)
+        signals.grad_utility = -self.gradient(loss, batch, facts)
         signals.informative = bool(batch.advantages.any())
         u = signals.grad_utility
         facts["validation_reward"] = batch.rewards.mean().item()
@@ -243,16 +207,20 @@ class AMFT:
             "clip_fraction": objectives.masked_mean(clipped, rows.mask, total),
         }
 
-    def utility_loss(self, rows: Batch, whole: Batch) -> tuple[Tensor, dict]:
-        """-U; with `entropy_form: gradient` -(U + beta min(0, H - H*)), H on the same rollouts."""
+    def utility_loss(
+        self, rows: Batch, whole: Batch, collapsing: bool = False
+    ) -> tuple[Tensor, dict]:
+        """-U; with `entropy_form: gradient` -(U + beta min(0, H - H*)), H on the same rollouts.
+
+        The second part has a gradient only while H is below H*: `collapsing`.
+        """
         logits = self.logits(rows)
         logps = token_logps(logits, rows.tokens)
         loss = objectives.policy_gradient_loss(logps, rows.advantages, rows.mask, len(whole.ids))
-        if self.config.entropy_form == "gradient":
-            total = whole.mask.sum()
-            entropy = objectives.masked_mean(objectives.token_entropy(logits), rows.mask, total)
-            floor = self.target_entropy * (rows.mask.sum() / total)
-            loss = loss - self.config.entropy_beta * (entropy - floor).clamp(max=0)
+        if self.config.entropy_form == "gradient" and collapsing:
+            entropy = objectives.token_entropy(logits)
+            share = objectives.masked_mean(entropy, rows.mask, whole.mask.sum())
+            loss = loss - self.config.entropy_beta * share
         return loss, {"validation_loss": loss}
 
     # --- data ------------------------------------------------------------------------------------
@@ -300,44 +268,18 @@ class AMFT:
 
     def sample(self, prompts: Sequence[Example], n: int, purpose: str, facts: dict) -> Batch:
         """`n` graded answers to every prompt, on-policy."""
-        c = self.config
-        encoded = self.tokenizer(
-            [example.prompt for example in prompts], padding=True, return_tensors="pt"
+        source = generator(self.config.seed, purpose, self.step)
+        batch = graded_rollouts(
+            self.policy, self.tokenizer, self.task, prompts, n, self.config.temperature, source
         )
-        r = sample(
-            self.policy, encoded.input_ids, encoded.attention_mask, n, self.task.max_new_tokens,
-            c.temperature, generator(c.seed, purpose, self.step),
-        )  # fmt: skip
-        texts = self.tokenizer.batch_decode(r.tokens, skip_special_tokens=True)
-        rewards = [self.task.reward(prompts[i // n], text).value for i, text in enumerate(texts)]
-        name = f"{purpose}_tokens"
-        facts[name] = facts.get(name, 0) + int(r.mask.sum())
-        return Batch(r.ids, r.attention, r.tokens, r.mask, torch.tensor(rewards))
-
-    def encode(self, demonstrations: Sequence[Demonstration]) -> Batch:
-        """Demonstrations as a batch: prompts padded left, answers right, end-of-text added."""
-        t = self.tokenizer
-        prompts = t([d.prompt for d in demonstrations], padding=True, return_tensors="pt")
-        answers = t(
-            [f"{d.completion} {t.eos_token}" for d in demonstrations],
-            padding=True, padding_side="right", return_tensors="pt",
-        )  # fmt: skip
-        return Batch(
-            torch.cat((prompts.input_ids, answers.input_ids), 1),
-            torch.cat((prompts.attention_mask, answers.attention_mask), 1),
-            answers.input_ids,
-            answers.attention_mask,
-        )
+        facts[f"{purpose}_tokens"] = int(batch.mask.sum())
+        return batch
 
     def sft_batch(self, epoch: int) -> Batch:
         """Line 4: the next demonstrations, in shuffled passes over D_SFT."""
-        c, n = self.config, len(self.demonstrations)
-        first = (self.step * c.inner_epochs + epoch) * c.sft_batch
-        places = range(first, first + c.sft_batch)
-        order = {p: torch.randperm(n, generator=generator(c.seed, "demonstrations", p))
-                 for p in {place // n for place in places}}  # fmt: skip
-        chosen = [int(order[place // n][place % n]) for place in places]
-        return self.expert_answers.rows(torch.tensor(chosen))
+        c, number = self.config, self.step * self.config.inner_epochs + epoch
+        places = shuffled_passes(len(self.demonstrations), c.sft_batch, number, c.seed)
+        return self.expert_answers.rows(places)
 
     def measure_entropy(self) -> float:
         """H*: nats a token of the policy's own answers to this step's prompts."""

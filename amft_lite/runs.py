@@ -4,6 +4,7 @@
     provenance.json  versions, commit, machine in words
     metrics.jsonl    one line a step
     curve.jsonl      held-out success along the way
+    evaluations.json success at the three measured moments
     checkpoints/     the newest few; enough to continue to the same weights bit for bit
     model/           the trained policy, in `transformers` layout
     summary.json     success before, after warm-up and at the end; n and interval with each
@@ -34,6 +35,11 @@ from amft_lite.models import base_folder, load_policy
 from amft_lite.provenance import provenance
 from amft_lite.tasks import Task, load_task
 
+#: All that a run writes; `--overwrite` removes nothing else.
+CONTENTS = (
+    *("config.yaml", "provenance.json", "metrics.jsonl", "curve.jsonl", "evaluations.json"),
+    *("summary.json", "report.html", "checkpoints", "model"),
+)
 PHASES = ("base", "warm-up", "final")
 
 
@@ -137,9 +143,10 @@ class Run:
                 )
         run = cls(folder, config)
         load_base(config, run.task)  # fails before anything is touched
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in CONTENTS:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (folder / name).unlink(missing_ok=True)
         write_text(folder / "config.yaml", to_yaml(config))
         write_text(folder / "provenance.json", to_json(provenance(), indent=2) + "\n")
         return run
@@ -238,7 +245,8 @@ class Run:
     def finish(self) -> dict[str, Any]:
         """Evaluate, and write what others read."""
         self.evaluate_phase("final")
-        if self.config.eval_every:
+        measured = {point["step"] for point in self.curve}
+        if self.config.eval_every and self.loop.step not in measured:
             self.measure_curve()
         self.loop.policy.save_pretrained(self.folder / "model")
         self.loop.tokenizer.save_pretrained(self.folder / "model")

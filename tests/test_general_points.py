@@ -641,7 +641,7 @@ def test_a_megabyte_is_answered_within_a_second(piece, lite):
 
 
 def test_deep_brackets_do_not_recurse(monkeypatch):
-    monkeypatch.setattr(general_points, "MAX_CHARACTERS", 10**6)  # or length alone would refuse
+    monkeypatch.setattr(points_grader, "MAX_CHARACTERS", 10**6)  # or length alone would refuse
     deep = 20_000
 
     def outcome(text):

@@ -1,13 +1,15 @@
 """Algorithm 1 as a whole: the gradients it mixes, what it pays for, what it refuses."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from amft_lite import loop as loop_module
+from amft_lite.batches import refuse_leaks, shuffled_passes
 from amft_lite.config import build
-from amft_lite.loop import AMFT, combined_gradient, refuse_leaks
+from amft_lite.loop import AMFT, combined_gradient
 from amft_lite.models import base_folder, load_policy
 from amft_lite.tasks import load_task
 
@@ -124,6 +126,14 @@ def test_utility_gradient_is_uphill_in_validation_reward():
     assert gain > 0
 
 
+def test_demonstrations_come_in_shuffled_passes():
+    """Five minibatches of 8 over 10 demonstrations: each one four times, in no fixed order."""
+    places = torch.cat([shuffled_passes(10, 8, number, seed=3) for number in range(5)]).tolist()
+    passes = [places[i : i + 10] for i in range(0, 40, 10)]
+    assert all(sorted(p) == list(range(10)) for p in passes)
+    assert len({tuple(p) for p in passes}) == 4
+
+
 def test_the_clip_acts_from_the_second_inner_epoch_on():
     one, two = trained(), trained(inner_epochs=2)
     for loop in (one, two):
@@ -182,14 +192,15 @@ def test_a_validation_problem_among_the_training_problems_is_refused(task):
         refuse_leaks(train, validation, [validation[2]])
 
 
-def test_entropy_form_gradient_raises_the_utility_gradient_only_below_the_target():
+def test_entropy_form_gradient_adds_the_gradient_of_entropy_while_it_is_below_target():
     loop = trained(entropy_form="gradient", entropy_beta=1.0)
     batch = loop.sample(loop.task.prompts("validation", 8), 4, "validation", {})
     batch.advantages = torch.zeros(32)  # no reward signal: what is left is the entropy's
-    loop.target_entropy = 0.0  # H is above: nothing
-    assert not loop.gradient(loop.utility_loss, batch, {}).any()
-    loop.target_entropy = 10.0  # H is below: minus the gradient of H itself
-    ours = loop.gradient(loop.utility_loss, batch, {})
+    assert not loop.gradient(partial(loop.utility_loss, collapsing=False), batch, {}).any()
+    ours = loop.gradient(partial(loop.utility_loss, collapsing=True), batch, {})
+    loop.config = build(vars(loop.config), {"micro_batch": 5})
+    parts = loop.gradient(partial(loop.utility_loss, collapsing=True), batch, {})
+    assert torch.allclose(ours, parts, rtol=1e-4, atol=1e-6)
     logits = loop.logits(batch)
     p = logits.softmax(-1)
     entropy = -(p * p.clamp(min=1e-30).log()).sum(-1)
