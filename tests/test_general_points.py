@@ -19,7 +19,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from amft_lite.tasks import Demonstration, Example, Reward, Task, general_points, load_task
+from amft_lite.tasks import (
+    Demonstration,
+    Example,
+    Reward,
+    Task,
+    general_points,
+    load_task,
+    points_grader,
+)
 from amft_lite.tasks.general_points import (
     OUTCOMES,
     SHAPED_REWARDS,
