@@ -19,13 +19,13 @@ help: ## List what can be made
 demo: $(VENV)/.core ## Train AMFT on the lite game (about a minute) and print its table
 	$(BIN)/amft-lite run --out runs/demo --overwrite
 
-test: $(VENV)/.dev ## All tests and notebooks: about 10 minutes on two cores
+test: $(VENV)/.dev ## All tests and notebooks: about 4 minutes on two cores
 	$(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-timeout=300 tests notebooks
 
 test-all: $(VENV)/.dev ## The same with the long versions
 	$(BIN)/python -m pytest -q -n 2 --run-slow --nbmake --nbmake-timeout=300 tests notebooks
 
-quick-study: $(VENV)/.dev ## AMFT, SFT, RL and a placebo over 10 seeds, about 15 minutes
+quick-study: $(VENV)/.dev ## AMFT, SFT, RL and a placebo over 10 seeds, about 12 minutes
 	$(BIN)/amft-lite study quick
 
 base: $(VENV)/.core ## Train the shipped base model again, about 4 minutes

@@ -22,12 +22,12 @@ import hashlib
 import itertools
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from amft_lite.tasks import Demonstration, Example, Reward
+from amft_lite.tasks import Demonstration, Reward
 from amft_lite.tasks.points_grader import (
     OUTCOMES,
     SHAPED_REWARDS,
+    Hand,
     Verdict,
     from_json,
     parse,
@@ -69,16 +69,6 @@ RANKS = ("A", "2", "3", "4", "5", "6", "7", "8", "9", "10", *FACES)
 SEPARATORS = ("=", ";", ":", "|")
 ID_RULE = (10, 10, 10)
 OOD_RULE = (11, 12, 13)
-
-
-@dataclass(frozen=True)
-class Hand(Example):
-    """An example of the game: cards as shown, their values in that order, target, rule."""
-
-    cards: tuple[str, ...]
-    values: tuple[int, ...]
-    target: int
-    rule: tuple[int, int, int]
 
 
 def card_values(cards: Sequence[str], rule: tuple[int, int, int]) -> tuple[int, ...]:

@@ -13,12 +13,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
+from amft_lite.tasks import Example
 from amft_lite.tasks.points_solver import LIMIT, OPERATORS, Step, apply
-
-if TYPE_CHECKING:
-    from amft_lite.tasks.general_points import Hand
 
 #: What an answer can be, and what the original game pays for it (`reward: shaped`). The original
 #: adds faults up (range -6 to 5) and pays +1 for a formula that only lacks its last bracket; here
@@ -41,6 +38,16 @@ MAX_CHARACTERS = 400  #: about three times the longest right answer of the four-
 
 _NUMBER = re.compile(r"0|[1-9][0-9]?")  # 0..99, ASCII digits, no leading zero
 _FORMULA_TOKEN = re.compile(r"0(?![0-9])|[1-9][0-9]*|[-+*/()=]")
+
+
+@dataclass(frozen=True)
+class Hand(Example):
+    """An example of the game: cards as shown, their values in that order, target, rule."""
+
+    cards: tuple[str, ...]
+    values: tuple[int, ...]
+    target: int
+    rule: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
