@@ -256,7 +256,7 @@ def pretrain(
     import torch
 
     from amft_lite.models import SIZES
-    from amft_lite.pretrain import PretrainConfig, bands, save_base, timed_log
+    from amft_lite.pretrain import bands, recipe, save_base, timed_log
     from amft_lite.pretrain import pretrain as train
     from amft_lite.tasks import REGISTRY
 
@@ -272,21 +272,19 @@ def pretrain(
     from rich.progress import Progress as Bar
 
     torch.set_num_threads(1)
-    recipe = PretrainConfig(
-        task=task, size=size, seed=seed, format_share=format_share,
-        **({} if steps is None else {"steps": steps}),
-    )  # fmt: skip
+    changes = {} if steps is None else {"steps": steps}
+    config = recipe(size, task=task, seed=seed, format_share=format_share, **changes)
     log, note = timed_log()
     with Bar(console=console) as bar:
-        job = bar.add_task("base", total=recipe.steps)
+        job = bar.add_task("base", total=config.steps)
 
         def on_step(step: int, loss: float) -> None:
             note(step, loss)
             bar.update(job, completed=step + 1, description=f"loss {loss:.3f}")
 
-        model, tokenizer = train(recipe, on_step=on_step)
-    found = bands(model, tokenizer, recipe)
-    save_base(folder, model, tokenizer, recipe, log, found)
+        model, tokenizer = train(config, on_step=on_step)
+    found = bands(model, tokenizer, config)
+    save_base(folder, model, tokenizer, config, log, found)
     for name, value in found.items():
         console.print(f"{name}: {value}")
     console.print(f"Written: {folder}", soft_wrap=True)

@@ -10,6 +10,7 @@ import torch
 from amft_lite.models import SIZES, base_folder, tiny_llama, word_tokenizer
 from amft_lite.pretrain import (
     BANDS,
+    RECIPES,
     PretrainConfig,
     bands,
     chains,
@@ -17,6 +18,7 @@ from amft_lite.pretrain import (
     learning_rate,
     pretrain,
     random_rule,
+    recipe,
     timed_log,
 )
 from amft_lite.tasks.general_points import card_values, group_name, parse
@@ -113,6 +115,8 @@ def test_sizes_are_what_they_are_called(task):
     for size in SIZES:
         count = sum(p.numel() for p in tiny_llama(118, size).parameters())
         assert count == pytest.approx(float(size[:-1]) * 1e6, rel=0.25), size
+    assert set(RECIPES) == set(SIZES) and recipe() == PretrainConfig()
+    assert recipe("0.8M", seed=3).lr == RECIPES["0.8M"][1] and recipe("0.8M", seed=3).seed == 3
     with pytest.raises(ValueError, match=r"0\.2M, 0\.8M"):
         tiny_llama(118, "7B")
     a, b = tiny_llama(118, seed=1), tiny_llama(118, seed=1)
