@@ -105,6 +105,14 @@ def train_with_progress(run: Run) -> dict:
                 bar.update(task, completed=p.step, facts=" ".join(parts))
 
             return run.train(show, bar.console.print, lambda: bool(asked))
+    except (MemoryError, RuntimeError) as error:
+        if "allocate memory" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        raise refuse(
+            "these settings need more memory than this machine has; lower prompts_per_step, "
+            "rollouts_per_prompt, sft_batch, validation_prompts or eval_samples, or set "
+            "micro_batch."
+        ) from None
     except (Interrupted, KeyboardInterrupt):
         console.print(
             f"Stopped. Go on with: amft-lite run --resume --out {run.folder}", soft_wrap=True
@@ -182,15 +190,14 @@ def evaluate(
     """Measure a finished run again: on all problems, on other splits, with more answers."""
     from amft_lite.evaluation import answers
     from amft_lite.evaluation import evaluate as measure
-    from amft_lite.models import load_policy
     from amft_lite.report import cell
-    from amft_lite.runs import Run, RunError
+    from amft_lite.runs import Run, RunError, read_policy
 
     try:
         current = Run.open(folder)
         if not (folder / "model").is_dir():
             raise RunError(f"{folder} has no trained model yet; finish it with --resume.")
-        policy, tokenizer = load_policy(folder / "model")
+        policy, tokenizer = read_policy(folder / "model", RunError)
         table = Table("split", "success", "greedy", "attempts@5", "problems", "multisets")
         for name in split or ["test", "ood_rule"]:
             found = measure(policy, tokenizer, current.task, name, prompts, samples).summary()

@@ -82,16 +82,52 @@ def to_json(value: Any, **options: Any) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a .jsonl file; a last line cut off by a crash is left out."""
+    """The lines of a .jsonl file; a last line cut off by a crash is left out.
+
+    Raises:
+        RunError: another line is no record of a step.
+    """
     if not path.is_file():
         return []
+    *whole, _cut_off = path.read_text(encoding="utf-8", errors="replace").split("\n")
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(whole, 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
-            break
+            record = None
+        if not isinstance(record, dict) or "step" not in record:
+            raise RunError(f"{path}, line {number} is no record of a step; restore or remove it.")
+        records.append(record)
     return records
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file of a run; None if it is not there.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged; remove it and run --resume, which makes it again.")
+    return content
+
+
+def read_policy(folder: Path, error: type[ValueError]):
+    """`load_policy`, with one sentence for whatever can be wrong with a folder of weights."""
+    try:
+        return load_policy(folder)
+    except Exception as fault:  # transformers, tokenizers and safetensors each raise their own
+        first = str(fault).strip().splitlines()[0] if str(fault).strip() else ""
+        raise error(
+            f"the model in {folder} cannot be read ({type(fault).__name__}: {first[:120]})."
+        ) from None
 
 
 def load_base(config: RunConfig, task: Task):
@@ -101,10 +137,12 @@ def load_base(config: RunConfig, task: Task):
         ConfigError: there is no model at that place, or it cannot speak of the task.
     """
     folder = Path(config.base) if config.base else base_folder(config.task)
-    try:
-        policy, tokenizer = load_policy(folder)
-    except FileNotFoundError as error:
-        raise ConfigError(f"base: {error}.") from None
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"base: no model in {folder}; `amft-lite pretrain --task {config.task} --out {folder}` "
+            f"trains one, or name another folder by --set base=FOLDER."
+        )
+    policy, tokenizer = read_policy(folder, ConfigError)
     unknown = [word for word in task.vocabulary() if word not in tokenizer.get_vocab()]
     if unknown:
         raise ConfigError(
@@ -178,8 +216,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Any] | None:
         """None while the run is not finished."""
-        path = self.folder / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return read_json(self.folder / "summary.json")
 
     # --- training --------------------------------------------------------------------------------
 
@@ -207,7 +244,8 @@ class Run:
         for path in damaged:
             on_message(f"{path} is damaged and is left out.")
         if state:
-            self.loop.load_state_dict(state)
+            self.check_settings(state["settings"])
+            self.loop.load_state_dict(state["loop"])
             on_message(f"Going on after step {self.loop.step} of {c.steps}.")
         kept = self.keep_until(self.loop.step)
         success = kept[-1]["test"]["mean"] if kept else None
@@ -274,9 +312,21 @@ class Run:
         return self.folder / "checkpoints"
 
     def save(self) -> None:
-        checkpoint.save(
-            self.checkpoints, self.loop.step, self.loop.state_dict(), self.config.keep_checkpoints
-        )
+        state = {"settings": asdict(self.config), "loop": self.loop.state_dict()}
+        checkpoint.save(self.checkpoints, self.loop.step, state, self.config.keep_checkpoints)
+
+    def check_settings(self, made_with: dict[str, Any]) -> None:
+        """Refuse to go on from a checkpoint of other settings than config.yaml's.
+
+        Raises:
+            RunError: they differ; the first difference is named.
+        """
+        for key, value in asdict(self.config).items():
+            if made_with.get(key) != value:
+                raise RunError(
+                    f"the checkpoints in {self.folder} were made with {key} = {made_with.get(key)}"
+                    f", but its config.yaml says {value}; put that back to go on."
+                )
 
     def keep_until(self, step: int) -> list[dict[str, Any]]:
         """Drop logged lines after `step` (a killed run is ahead of its checkpoint)."""
@@ -294,8 +344,7 @@ class Run:
 
     def phases(self) -> dict[str, Any]:
         """phase -> split -> what was measured."""
-        path = self.folder / "evaluations.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_json(self.folder / "evaluations.json") or {}
 
     def evaluate_phase(self, phase: str) -> None:
         c, loop = self.config, self.loop

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from amft_lite.cli import app
+from amft_lite.models import base_folder
 from amft_lite.runs import Run, read_lines, to_json
 
 SMOKE = ["run", "--config", "smoke"]
@@ -262,3 +264,74 @@ def test_the_default_run_learns_beyond_its_warm_up(tmp_path):
     assert 0.13 <= final["mean"] <= 0.30
     assert final["low"] > warm["mean"]
     assert splits["base"]["test"]["success"]["mean"] < 0.02
+
+
+def damaged_copy(finished, tmp_path, unfinished=True):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    if unfinished:
+        (folder / "summary.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("name", ["evaluations.json", "summary.json"])
+def test_a_damaged_file_of_a_run_is_named(finished, tmp_path, name):
+    folder = damaged_copy(finished, tmp_path)
+    (folder / name).write_text('{"base": ')
+    assert f"{name} is damaged" in amft("run", "--resume", "--out", folder, code=2)
+    (folder / name).unlink()
+    amft("run", "--resume", "--out", folder)
+    assert equal(weights(finished[0]), weights(folder))
+
+
+def test_a_garbled_line_is_named_and_nothing_is_dropped(finished, tmp_path):
+    folder = damaged_copy(finished, tmp_path)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines[2] = "garbage"
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    for words in (("report", folder), ("run", "--resume", "--out", folder)):
+        assert "metrics.jsonl, line 3" in amft(*words, code=2)
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 12
+
+
+def test_checkpoints_of_other_settings_are_not_continued(finished, tmp_path):
+    folder = damaged_copy(finished, tmp_path)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("lr: 0.0005", "lr: 0.001"))
+    error = amft("run", "--resume", "--out", folder, code=2)
+    assert "made with lr = 0.0005" in error and "says 0.001" in error
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_broken_base_or_model_is_one_sentence(finished, tmp_path, name):
+    base = tmp_path / "base"
+    shutil.copytree(base_folder("general_points"), base)
+    (base / name).write_bytes((base / name).read_bytes()[:500])
+    error = amft(*SMOKE, "--out", tmp_path / "x", "--set", f"base={base}", code=2)
+    assert "cannot be read" in error and len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "x").exists()
+    folder = damaged_copy(finished, tmp_path, unfinished=False)
+    (folder / "model" / name).write_bytes(b"")
+    assert "cannot be read" in amft("evaluate", folder, code=2)
+
+
+def test_more_memory_than_there_is_is_one_sentence(tmp_path):
+    error = amft(*SMOKE, "--out", tmp_path / "x", "--set", "rollouts_per_prompt=1000000000", code=2)
+    assert "more memory" in error and len(error.strip().splitlines()) == 1
+
+
+def test_without_any_checkpoint_a_run_starts_again(finished, tmp_path):
+    folder = damaged_copy(finished, tmp_path)
+    for path in (folder / "checkpoints").iterdir():
+        path.write_bytes(b"x")
+    amft("run", "--resume", "--out", folder)
+    assert equal(weights(finished[0]), weights(folder))
+    assert untimed(finished[0]) == untimed(folder)
+
+
+def test_overwrite_removes_nothing_that_is_not_the_run_s(finished, tmp_path):
+    folder = damaged_copy(finished, tmp_path)
+    (folder / "notes.txt").write_text("mine")
+    amft(*SMOKE, "--out", folder, "--overwrite", "--method", "sft")
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert Run.open(folder).summary["method"] == "sft"
