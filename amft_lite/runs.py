@@ -15,6 +15,7 @@ Left out: what is computed (`amft_lite.loop`) and how it is drawn (`amft_lite.re
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -115,7 +116,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise RunError(f"{path} is damaged; remove it and run --resume, which makes it again.")
+        raise RunError(f"{path} is damaged; remove it, and --resume measures again what it can.")
     return content
 
 
@@ -158,6 +159,20 @@ class Run:
     def __init__(self, folder: Path, config: RunConfig) -> None:
         self.folder, self.config = folder, config
         self.task = load_task(config.task, reward=config.reward)
+        self.lock_file = None
+
+    def lock(self) -> None:
+        """Keep other processes out of the folder, until this one ends in whatever way.
+
+        Raises:
+            RunError: another process is in it.
+        """
+        if self.lock_file is None:
+            self.lock_file = open(self.folder / ".lock", "w")  # noqa: SIM115
+        try:
+            fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"another process is working in {self.folder}; wait for it.") from None
 
     # --- opening ---------------------------------------------------------------------------------
 
@@ -182,6 +197,7 @@ class Run:
         run = cls(folder, config)
         load_base(config, run.task)  # fails before anything is touched
         folder.mkdir(parents=True, exist_ok=True)
+        run.lock()
         for name in CONTENTS:
             shutil.rmtree(folder / name, ignore_errors=True)
             (folder / name).unlink(missing_ok=True)
@@ -233,6 +249,7 @@ class Run:
         """
         if self.summary:
             return self.summary
+        self.lock()
         c = self.config
         torch.set_num_threads(c.threads)
         policy, tokenizer = load_base(c, self.task)
@@ -257,7 +274,8 @@ class Run:
 
         if self.loop.step == 0 and not kept:
             self.evaluate_phase("base")
-            measure()
+            if c.eval_every:
+                measure()
         if self.loop.step == c.warmup_steps == 0:
             self.evaluate_phase("warm-up")
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as log:

@@ -335,3 +335,14 @@ def test_overwrite_removes_nothing_that_is_not_the_run_s(finished, tmp_path):
     amft(*SMOKE, "--out", folder, "--overwrite", "--method", "sft")
     assert (folder / "notes.txt").read_text() == "mine"
     assert Run.open(folder).summary["method"] == "sft"
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    folder = tmp_path / "shared"
+    process = subprocess.Popen(command(*SMOKE, "--out", folder), stdout=subprocess.DEVNULL)
+    while not read_lines(folder / "metrics.jsonl"):
+        assert process.poll() is None
+        time.sleep(0.01)
+    for words in (["run", "--resume", "--out", folder], [*SMOKE, "--out", folder, "--overwrite"]):
+        assert "another process" in amft(*words, code=2)
+    assert process.wait() == 0 and (folder / "summary.json").is_file()
