@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amft_lite.sampling import sample
+from amft_lite.sampling import answer_texts, sample
 from amft_lite.tasks import Demonstration, Example, Task
 
 
@@ -114,6 +114,6 @@ def graded_rollouts(
         temperature,
         source,
     )
-    texts = tokenizer.batch_decode(rolled.tokens, skip_special_tokens=True)
+    texts = answer_texts(rolled, tokenizer)
     rewards = [task.reward(prompts[i // n], text).value for i, text in enumerate(texts)]
     return Batch(rolled.ids, rolled.attention, rolled.tokens, rolled.mask, torch.tensor(rewards))

@@ -62,11 +62,13 @@ def print_summary(summary: dict) -> None:
         table.add_row(*row[:3])
     console.print(table)
     console.print(table_note(summary), style="dim")
-    console.print(
-        f"mu: mean {summary['mean_mu']:.2f}, final {summary['final_mu']:.2f}, moved by the "
-        f"meta-gradient {summary['meta_movement']:.2f} in all; "
-        f"training took {summary['training_seconds']:.0f} s."
-    )
+    mu = "mu: all warm-up"
+    if summary["mean_mu"] is not None:
+        mu = (
+            f"mu after warm-up: mean {summary['mean_mu']:.2f}, final {summary['final_mu']:.2f}, "
+            f"moved by the meta-gradient {summary['meta_movement']:.2f} in all"
+        )
+    console.print(f"{mu}; training took {summary['training_seconds']:.0f} s.")
 
 
 def train_with_progress(run: Run) -> dict:

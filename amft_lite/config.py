@@ -79,13 +79,13 @@ class RunConfig:
 
     # the RL loss
     advantage: Literal["group", "gae"] = "group"
-    """Mean of the prompt's rollouts as baseline (GRPO), or a value head with GAE (Algorithm 1)."""
+    """Mean of the prompt's rollouts as baseline (GRPO), or a value head (Algorithm 1) with GAE."""
     advantage_scale: Literal["std", "none"] = "std"
     """Divide group advantages by their spread (GRPO) or not (Dr. GRPO)."""
     clip_range: float = 0.2
     """PPO's clip (released: 0.2)."""
     inner_epochs: int = 1
-    """Optimiser steps a batch of rollouts; the clip can act only from the second on."""
+    """Optimiser steps a training step, on the same rollouts; the clip acts from the second on."""
     gamma: float = 1.0
     """GAE's discount (released: 1.0)."""
     gae_lambda: float = 0.95
@@ -95,7 +95,7 @@ class RunConfig:
 
     # mu
     mu_start: float = 0.5
-    """mu of the first step after warm-up, and the constant of `fixed` (lite; released: 0.8)."""
+    """mu before the first meta-gradient, and the constant of `fixed` (lite; released: 0.8)."""
     mu_min: float = 0.05
     """Lower bound of mu (released)."""
     mu_max: float = 0.95

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
-from amft_lite.sampling import sample
+from amft_lite.sampling import answer_texts, sample
 from amft_lite.statistics import Interval, attempts_at, cluster_bootstrap
 from amft_lite.tasks import Example, Task
 
@@ -71,7 +71,7 @@ def answers(
             policy, encoded.input_ids, encoded.attention_mask, n, task.max_new_tokens,
             temperature, source,
         )  # fmt: skip
-        flat = tokenizer.batch_decode(rolled.tokens, skip_special_tokens=True)
+        flat = answer_texts(rolled, tokenizer)
         texts += [flat[i * n : (i + 1) * n] for i in range(len(part))]
     return texts
 

@@ -95,25 +95,25 @@ class AMFT:
         c, warming = self.config, self.step < self.config.warmup_steps
         facts: dict[str, Any] = {"step": self.step, "phase": "warm-up" if warming else "train"}
 
+        if self.step == c.warmup_steps and c.method != "sft":
+            self.target_entropy = self.measure_entropy()
         # a loss of weight 0 is not computed: SFT pays for no rollouts, RL for no demonstrations
         planned = 1.0 if warming else self.rule.planned(self.step, c.steps, c.warmup_steps)
-        if planned != 1.0 and math.isnan(self.target_entropy):
-            self.target_entropy = self.measure_entropy()
         rollouts = self.roll_out(facts) if planned != 1.0 else None
-        for epoch in range(c.inner_epochs if rollouts else 1):
-            seen: dict[str, float] = {}
+        for epoch in range(c.inner_epochs):
+            seen = facts if epoch == 0 else {}  # a step's facts are those of its first epoch ...
             grad_sft = grad_rl = None
             if planned != 0.0:
                 grad_sft = self.gradient(self.sft_loss, self.sft_batch(epoch), seen)
             if rollouts:
                 grad_rl = self.gradient(self.rl_loss, rollouts, seen)
-            if epoch == 0:  # the facts of a step are those of its first, on-policy epoch
-                facts |= seen | gradient_facts(grad_sft, grad_rl)
+            if epoch == 0:
+                facts |= gradient_facts(grad_sft, grad_rl)
                 mu = 1.0 if warming else self.new_mu(grad_sft, grad_rl, facts)
-            self.apply(combined_gradient(grad_sft, grad_rl, mu), facts)
+            self.apply(combined_gradient(grad_sft, grad_rl, mu), seen)
             if rollouts and self.critic:
-                self.train_critic(rollouts, facts)
-        if rollouts:  # but the clip can act in the last one only
+                self.train_critic(rollouts, seen)
+        if rollouts:  # ... but the clip cannot act before the second
             facts["clip_fraction"] = seen["clip_fraction"]
         self.step += 1
         return facts | {"mu": mu, "target_entropy": self.target_entropy}
@@ -132,7 +132,7 @@ class AMFT:
                 self.measure_utility(number, signals, facts)
             else:  # the released code: cross-entropy on held-out expert answers
                 experts = self.task.demonstrations(
-                    c.validation_prompts, c.seed + number, split="validation"
+                    c.validation_prompts, c.seed * 1_000_003 + number, split="validation"
                 )
                 signals.grad_validation_nll = self.gradient(
                     self.sft_loss, encode(self.tokenizer, experts), {}
@@ -145,12 +145,13 @@ class AMFT:
         """Line 7: grad U, minus the gradient of the policy-gradient loss on validation prompts."""
         c, n = self.config, self.config.validation_prompts
         prompts = self.validation_prompts[number * n : (number + 1) * n]
-        batch = self.sample(prompts, c.validation_rollouts, "validation", facts)
+        batch = self.sample(prompts, c.validation_rollouts, "validation", facts, temperature=1.0)
         batch.advantages = objectives.leave_one_out_advantages(batch.rewards, c.validation_rollouts)
         collapsing = signals.entropy < signals.target_entropy
         loss = partial(self.utility_loss, collapsing=collapsing)
         signals.grad_utility = -self.gradient(loss, batch, facts)
-        signals.informative = bool(batch.advantages.any())
+        pushed = collapsing and c.entropy_form == "gradient"
+        signals.informative = bool(batch.advantages.any()) or pushed
         u = signals.grad_utility
         facts["validation_reward"] = batch.rewards.mean().item()
         facts["grad_norm_utility"] = u.norm().item()
@@ -210,9 +211,11 @@ class AMFT:
     def utility_loss(
         self, rows: Batch, whole: Batch, collapsing: bool = False
     ) -> tuple[Tensor, dict]:
-        """-U; with `entropy_form: gradient` -(U + beta min(0, H - H*)), H on the same rollouts.
+        """-U; with `entropy_form: gradient` -(U + beta min(0, H - H*)).
 
-        The second part has a gradient only while H is below H*: `collapsing`.
+        The second part has a gradient only while the training rollouts' entropy is below H*
+        (`collapsing`). It is that of the entropy at the states these rollouts visit; how a change
+        of policy changes the states visited is left out.
         """
         logits = self.logits(rows)
         logps = token_logps(logits, rows.tokens)
@@ -266,12 +269,18 @@ class AMFT:
         self.critic_optimizer.step()
         facts["value_loss"] = loss.item()
 
-    def sample(self, prompts: Sequence[Example], n: int, purpose: str, facts: dict) -> Batch:
-        """`n` graded answers to every prompt, on-policy."""
+    def sample(
+        self,
+        prompts: Sequence[Example],
+        n: int,
+        purpose: str,
+        facts: dict,
+        temperature: float | None = None,
+    ) -> Batch:
+        """`n` graded answers to every prompt, at the run's temperature unless told otherwise."""
         source = generator(self.config.seed, purpose, self.step)
-        batch = graded_rollouts(
-            self.policy, self.tokenizer, self.task, prompts, n, self.config.temperature, source
-        )
+        heat = self.config.temperature if temperature is None else temperature
+        batch = graded_rollouts(self.policy, self.tokenizer, self.task, prompts, n, heat, source)
         facts[f"{purpose}_tokens"] = int(batch.mask.sum())
         return batch
 

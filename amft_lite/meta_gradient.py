@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -220,8 +220,3 @@ def autograd_gradient(
     at = torch.tensor(mu, dtype=params.dtype, requires_grad=True)
     utility(params.detach() + update(mix(grad_sft, grad_rl, at))).backward()
     return float(at.grad)
-
-
-def with_scaled_gradients(state: AdamState, factor: float) -> AdamState:
-    """The state Adam would be in had every gradient so far been `factor` times as large."""
-    return replace(state, exp_avg=state.exp_avg * factor, exp_avg_sq=state.exp_avg_sq * factor**2)

@@ -5,7 +5,8 @@ arithmetic under random rules:
 
 * the rules 10/10/10 (training) and 11/12/13 (`ood_rule`) never occur, so rule reading is a skill;
 * in 30 % of the chains the prompt's target is the result the chain happens to reach, which leaves
-  a latent ability to aim; a held-out value multiset never has such a target;
+  a latent ability to aim; a value multiset of validation or test never has such a target
+  (those of `ood_rule` may have it, under other rules: what is new there is the rule);
 * 99 % of the chains are in *draft* order, ``a b op = c``; only `format_share` = 1 % are in the
   order the verifier accepts, ``a op b = c``. This one number decides how sparse the reward is at
   the start: the base can do much more than it is paid for.
@@ -161,10 +162,10 @@ BANDS = {
 
 
 def bands(model, tokenizer, config: PretrainConfig, prompts: int = 2000) -> dict[str, float]:
-    """The three shares of `BANDS`, over `prompts` draws each of problems held out from the base's
-    informative targets (validation and test), and of `ood_rule` for the last."""
+    """The three shares of `BANDS`, over `prompts` draws each: of validation problems (a base may be
+    chosen by them, not by test) for the first two, of `ood_rule` for the last."""
     task = GeneralPoints("classic" if config.task.endswith("classic") else "lite")
-    hands = [h for split in ("validation", "test") for h in task.prompts(split, prompts // 2)]
+    hands = task.prompts("validation", prompts)
     texts = [t[0] for t in answers(model, tokenizer, task, hands, 1, 1.0, seed=0)]
     graded = [(verify(t, h).correct, verify(t, h, draft=True).correct)
               for t, h in zip(texts, hands, strict=True)]  # fmt: skip

@@ -307,11 +307,12 @@ class Run:
         self.loop.policy.save_pretrained(self.folder / "model")
         self.loop.tokenizer.save_pretrained(self.folder / "model")
         lines = self.metrics
+        mixed = [line["mu"] for line in lines if line["phase"] != "warm-up"]
         totals = {
             "training_rollout_tokens": sum(line.get("rollouts_tokens", 0) for line in lines),
             "validation_rollout_tokens": sum(line.get("validation_tokens", 0) for line in lines),
             "training_seconds": round(sum(line["seconds"] for line in lines), 1),
-            "mean_mu": sum(line["mu"] for line in lines) / len(lines),
+            "mean_mu": sum(mixed) / len(mixed) if mixed else None,  # after warm-up
             "final_mu": lines[-1]["mu"],
             "meta_movement": sum(abs(line.get("mu_meta") or 0.0) for line in lines),
         }

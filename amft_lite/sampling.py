@@ -34,6 +34,18 @@ class Rollouts:
     mask: Tensor
 
 
+def answer_texts(rollouts: Rollouts, tokenizer) -> list[str]:
+    """The answers as text, without their end-of-text.
+
+    Other special tokens stay visible: a sampled `<pad>` in the middle is a fault, not a blank.
+    """
+    texts = []
+    for tokens, length in zip(rollouts.tokens.tolist(), rollouts.mask.sum(1).tolist(), strict=True):
+        ended = length > 0 and tokens[length - 1] == tokenizer.eos_token_id
+        texts.append(tokens[: length - ended])
+    return tokenizer.batch_decode(texts, skip_special_tokens=False)
+
+
 class _Layers:
     """The weights of a Llama, joined where two products can be one."""
 

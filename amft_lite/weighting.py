@@ -8,8 +8,8 @@ it needs and how often; the loop pays for nothing else.
     sft_then_rl         1 for the first `switch` of all steps, then 0
     linear, cosine      from mu_max down to mu_min
     amft                our default, see `Controller`
-    meta_only           amft without its entropy term
-    entropy_only        amft without its meta-gradient
+    meta_only           amft without its entropy term (amft itself, while entropy_form is off)
+    entropy_only        amft without its meta-gradient (Eq. 6's sign, unless entropy_form: text)
     placebo             amft whose meta signal gets a random sign: the control for "any wiggle"
     published           Eq. 6 with the constants of the released configuration; barely moves
     official_code       the released code's meta-gradient: cross-entropy on expert answers as the
@@ -171,7 +171,7 @@ class _Averages:
 
 
 class Controller:
-    """The version of AMFT that works: a cosine through Adam's real update, on averaged gradients.
+    """The version of AMFT that moves: a cosine through Adam's update rule, on averaged gradients.
 
     Each step it averages g_SFT and g_RL; every `meta_every` steps it averages grad U over fresh
     validation rollouts and moves

@@ -10,7 +10,7 @@ from amft_lite.models import (
     token_logps,
     word_tokenizer,
 )
-from amft_lite.sampling import sample
+from amft_lite.sampling import Rollouts, answer_texts, sample
 
 
 def encode(tokenizer, prompts):
@@ -118,3 +118,21 @@ def test_other_architectures_are_refused_with_the_way_out():
     model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=10))
     with pytest.raises(ValueError, match=r"gpt2.*model\.generate"):
         sample(model, torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2), 1, 1)
+
+
+def test_a_sampled_special_token_is_no_blank(base, task):
+    """A right answer with `<pad>` or `<unk>` in its middle is not right."""
+    tokenizer = base[1]
+    demonstration = task.demonstrations(1)[0]
+    right = tokenizer(demonstration.completion, return_tensors="pt").input_ids[0]
+    for special in (tokenizer.pad_token_id, tokenizer.unk_token_id, None):
+        middle = [] if special is None else [special]
+        tokens = torch.tensor([[*right[:5], *middle, *right[5:], tokenizer.eos_token_id, 0, 0]])
+        mask = torch.ones_like(tokens)
+        mask[:, -2:] = 0
+        [text] = answer_texts(Rollouts(tokens, mask, tokens, mask), tokenizer)
+        reward = task.reward(demonstration.example, text)
+        assert reward.reason == ("correct" if special is None else "illegal"), text
+    cut_off = torch.ones(1, len(right), dtype=torch.long)
+    [text] = answer_texts(Rollouts(right[None], cut_off, right[None], cut_off), tokenizer)
+    assert text == demonstration.completion

@@ -6,10 +6,17 @@ import math
 import pytest
 import torch
 
-from amft_lite.meta_gradient import AdamState, adam_direction, cosine, with_scaled_gradients
+from amft_lite.meta_gradient import AdamState, adam_direction, cosine
 from amft_lite.weighting import RULES, RuleOptions, Signals, make_rule
 
 CONTROLLERS = ["amft", "meta_only", "placebo"]
+
+
+def with_scaled_gradients(state, factor):
+    """The state Adam would be in had every gradient so far been `factor` times as large."""
+    return dataclasses.replace(
+        state, exp_avg=state.exp_avg * factor, exp_avg_sq=state.exp_avg_sq * factor**2
+    )
 
 
 def tensor(data):

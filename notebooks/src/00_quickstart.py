@@ -32,8 +32,9 @@
 # solve more of them.
 #
 # > AMFT is arXiv 2508.06944. Its authors withdrew it in October 2025 (version 3). We read its
-# > abstract and its released code ourselves; equations and numbers of its body reached us through
-# > other people's notes. This kit is an independent implementation, and its results are its own.
+# > abstract and its released code ourselves; equations and numbers of its body, the formula above
+# > among them, reached us through other people's notes. This kit is an independent implementation,
+# > and its results are its own.
 
 # %% [markdown]
 # ## The game
@@ -226,13 +227,15 @@ for name, row in result["differences"].items():
 # **How to read it.** An interval that leaves out 0 is a difference we believe in. When we ran
 # this, two things came out, one of them sobering:
 #
-# 1. **Mixing works.** AMFT beats imitation alone and exploration alone on new hands.
+# 1. **Using both beats using either.** AMFT beats imitation alone and exploration alone on new
+#    hands.
 # 2. **Learning the mix was not what did it.** The placebo moves $\mu$ just as far, in directions
 #    that a coin decides, and does as well (`amft - placebo`). In this game, at this size, the
 #    meta-gradient's *information* earned nothing that we could measure.
 #
-# That is a result about our small game, not about AMFT in general. Finding where, if anywhere, the
-# signal pays is what the rest of the kit is for.
+# That is a result about our small game, not about AMFT in general; and if success hardly depends on
+# $\mu$ where both wander, no signal could show itself. Finding where, if anywhere, it pays is what
+# the rest of the kit is for.
 #
 # ## Where to go next
 #
