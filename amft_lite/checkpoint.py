@@ -71,7 +71,11 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int = 3) -> Path:
     text = json.dumps(pack(state, tensors))
     path = checkpoint_path(folder, step)
     beside = path.with_suffix(".partial")
-    save_file(tensors, beside, {"state": text, "sha256": _checksum(tensors, text)})
+    try:
+        save_file(tensors, beside, {"state": text, "sha256": _checksum(tensors, text)})
+    except SafetensorError as error:
+        beside.unlink(missing_ok=True)
+        raise OSError(f"the checkpoint {path} could not be written: {error}") from None
     with open(beside, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(beside, path)

@@ -173,7 +173,7 @@ def run(
             current = Run.create(folder, settings, overwrite)
         summary = train_with_progress(current)
         write_report([current], current.folder / "report.html")
-    except (ConfigError, RunError, OSError) as error:
+    except (ConfigError, RunError, FloatingPointError, OSError) as error:
         raise refuse(error) from None
     print_summary(summary)
     console.print(f"Figures: {current.folder / 'report.html'}", soft_wrap=True)
@@ -185,9 +185,13 @@ def evaluate(
     split: Annotated[
         list[str] | None, typer.Option(help="A split; may be repeated. Default: test, ood_rule.")
     ] = None,
-    prompts: Annotated[int, typer.Option(min=0, help="Problems a split; 0: all of them.")] = 0,
-    samples: Annotated[int, typer.Option(min=1, help="Answers a problem, temperature 1.")] = 8,
-    examples: Annotated[int, typer.Option(min=0, help="Also print so many answers.")] = 3,
+    prompts: Annotated[
+        int, typer.Option(min=0, max=10**6, help="Problems a split; 0: all of them.")
+    ] = 0,
+    samples: Annotated[
+        int, typer.Option(min=1, max=10**4, help="Answers a problem, temperature 1.")
+    ] = 8,
+    examples: Annotated[int, typer.Option(min=0, max=1000, help="Also print so many answers.")] = 3,
 ) -> None:
     """Measure a finished run again: on all problems, on other splits, with more answers."""
     from amft_lite.evaluation import answers
@@ -214,7 +218,7 @@ def evaluate(
             text = answers(policy, tokenizer, current.task, [example], 1, 0.0, 0)[0][0]
             reason = current.task.reward(example, text).reason
             console.print(f"{example.prompt} {text}   [{reason}]", markup=False)
-    except (RunError, ValueError) as error:
+    except (RunError, ValueError, OSError) as error:
         raise refuse(error) from None
 
 
@@ -237,7 +241,7 @@ def report(
         runs = [Run.open(folder) for folder in folders]
         path = write_report(runs, out or folders[0] / default)
         drawn = write_pictures(runs, pictures) if pictures else []
-    except (RunError, ImportError, OSError) as error:
+    except (RunError, ImportError, ValueError, OSError) as error:
         raise refuse(error) from None
     for written in (path, *drawn):
         console.print(f"Written: {written}", soft_wrap=True)
@@ -251,7 +255,7 @@ def pretrain(
     format_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of chains in the order that is paid.")
     ] = 0.01,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=10**12)] = 0,
     task: Annotated[str, typer.Option(help="general_points or ..._classic.")] = "general_points",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a base in --out.")
@@ -278,6 +282,10 @@ def pretrain(
         raise refuse(f"{folder} exists; --overwrite replaces it, or name another --out.")
     if folder.exists() and not (folder / "recipe.json").is_file():
         raise refuse(f"{folder} is no base, so --overwrite leaves it alone; name another --out.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # known now, not after the training
+    except OSError as error:
+        raise refuse(error) from None
     from rich.progress import Progress as Bar
 
     torch.set_num_threads(1)

@@ -170,6 +170,8 @@ _AT_LEAST = {
     "keep_checkpoints": 2, "threads": 1, "weight_decay": 0.0, "eta_mu": 0.0, "eta_entropy": 0.0,
     "entropy_beta": 0.0, "published_eta_mu": 0.0, "published_eta_entropy": 0.0,
 }  # fmt: skip
+#: Numbers above these (a million for all others) are slips of the pen, and would only fail later.
+_AT_MOST = {"seed": 10**12, "threads": 1024, "lr": 10.0, "value_lr": 10.0, "clip_range": 100.0}
 _ABOVE_ZERO = {
     "temperature", "lr", "max_grad_norm", "clip_range", "value_lr", "max_change", "width",
     "published_lr",
@@ -192,7 +194,7 @@ def _typed(key: str, value: Any) -> Any:
     if isinstance(value, str) and kind is not str and typing.get_origin(kind) is not Literal:
         try:
             value = float(value) if kind is float else int(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             word = "a number" if kind is float else "a whole number"
             raise ConfigError(f"{key} must be {word}, not {value!r}.") from None
     if typing.get_origin(kind) is Literal:
@@ -204,7 +206,7 @@ def _typed(key: str, value: Any) -> Any:
             raise ConfigError(f"{key} must be one of {', '.join(allowed)}, not {value!r}{hint}")
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 10**300 else float("inf")
     if type(value) is not kind:
         words = {int: "a whole number", float: "a number", str: "text"}
         raise ConfigError(f"{key} must be {words[kind]}, not {value!r}.")
@@ -218,6 +220,9 @@ def _checked(key: str, value: Any) -> Any:
         raise ConfigError(f"{key} must be a finite number, not {value}.")
     if key in _AT_LEAST and value < _AT_LEAST[key]:
         raise ConfigError(f"{key} must be at least {_AT_LEAST[key]}, not {value}.")
+    most = _AT_MOST.get(key, 10**6)
+    if isinstance(value, int | float) and value > most:
+        raise ConfigError(f"{key} must be at most {most}, not {value}.")
     if key in _ABOVE_ZERO and value <= 0:
         raise ConfigError(f"{key} must be above 0, not {value}.")
     if key in _SHARES and not 0 <= value <= 1:
@@ -278,7 +283,7 @@ def read_file(name: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{name!r} is neither a file nor one of the recipes {known}{hint}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError, OSError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = "" if line is None else f", line {line + 1}"
         raise ConfigError(f"{path}{where} is not valid YAML.") from None

@@ -161,6 +161,11 @@ class AMFT:
     def apply(self, grad: Tensor, facts: dict) -> None:
         """Line 12: clip the combined gradient as one, and take the optimiser's step."""
         facts["grad_norm"] = grad.norm().item()
+        if not math.isfinite(facts["grad_norm"]):
+            raise FloatingPointError(
+                f"the gradient of step {self.step} is not finite; the policy has diverged, and a "
+                f"lower lr (it is {self.config.lr}) may keep it together."
+            )
         unflatten_into(clip_by_norm(grad, self.config.max_grad_norm), self.parameters)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -16,7 +16,7 @@ import yaml
 
 from amft_lite import figures
 from amft_lite.provenance import provenance
-from amft_lite.runs import PHASES, Run, RunError, write_text
+from amft_lite.runs import PHASES, Run, RunError, read_json, write_text
 
 STYLE = """
 body{font:16px/1.55 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
@@ -174,9 +174,9 @@ def write_report(runs: Sequence[Run], path: Path) -> Path:
     for name, run in named.items():
         settings = (run.folder / "config.yaml").read_text(encoding="utf-8")
         made = yaml.safe_dump(provenance(), sort_keys=False)
-        written = run.folder / "provenance.json"
-        if written.is_file():
-            made = yaml.safe_dump(yaml.safe_load(written.read_text()), sort_keys=False)
+        written = read_json(run.folder / "provenance.json")
+        if written:
+            made = yaml.safe_dump(written, sort_keys=False)
         parts.append(
             f"<details><summary>{html.escape(name)}: settings and versions</summary>"
             f"<pre>{html.escape(made)}\n{html.escape(settings)}</pre></details>"

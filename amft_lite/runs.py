@@ -34,6 +34,7 @@ from amft_lite.evaluation import Evaluation, evaluate
 from amft_lite.loop import AMFT
 from amft_lite.models import base_folder, load_policy
 from amft_lite.provenance import provenance
+from amft_lite.sampling import check_model
 from amft_lite.tasks import Task, load_task
 
 #: All that a run writes; `--overwrite` removes nothing else.
@@ -144,6 +145,10 @@ def load_base(config: RunConfig, task: Task):
             f"trains one, or name another folder by --set base=FOLDER."
         )
     policy, tokenizer = read_policy(folder, ConfigError)
+    try:
+        check_model(policy)
+    except ValueError as error:
+        raise ConfigError(f"base: {folder}: {error}.") from None
     unknown = [word for word in task.vocabulary() if word not in tokenizer.get_vocab()]
     if unknown:
         raise ConfigError(
@@ -247,9 +252,13 @@ class Run:
         `stop` is asked after every step; when it says so the run saves itself and raises
         Interrupted.
         """
-        if self.summary:
-            return self.summary
         self.lock()
+        state, damaged = checkpoint.load_newest(self.checkpoints)
+        if state:
+            self.check_settings(state["settings"])
+        if self.summary and (self.folder / "model" / "config.json").is_file():
+            return self.summary
+        self.phases()  # a damaged file of results is better known now than at the end
         c = self.config
         torch.set_num_threads(c.threads)
         policy, tokenizer = load_base(c, self.task)
@@ -257,11 +266,9 @@ class Run:
             self.loop = AMFT(policy, tokenizer, self.task, c)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        state, damaged = checkpoint.load_newest(self.checkpoints)
         for path in damaged:
             on_message(f"{path} is damaged and is left out.")
         if state:
-            self.check_settings(state["settings"])
             self.loop.load_state_dict(state["loop"])
             on_message(f"Going on after step {self.loop.step} of {c.steps}.")
         kept = self.keep_until(self.loop.step)
@@ -292,6 +299,7 @@ class Run:
                 if c.eval_every and step % c.eval_every == 0 and step < c.steps:
                     measure()
                 if step % c.save_every == 0 or step == c.steps:
+                    os.fsync(log.fileno())
                     self.save()
                 if stop() and step < c.steps:
                     self.save()
@@ -348,7 +356,18 @@ class Run:
                 )
 
     def keep_until(self, step: int) -> list[dict[str, Any]]:
-        """Drop logged lines after `step` (a killed run is ahead of its checkpoint)."""
+        """Drop logged lines after `step` (a killed run is ahead of its checkpoint).
+
+        Raises:
+            RunError: steps before it are missing.
+        """
+        logged = {line["step"] for line in self.metrics}
+        missing = [number for number in range(step) if number not in logged]
+        if missing:
+            raise RunError(
+                f"{self.folder / 'metrics.jsonl'} lacks step {missing[0]}, which the checkpoint "
+                f"has behind it; put it back, or start a new run."
+            )
         for name, first in (("metrics.jsonl", step), ("curve.jsonl", step + 1)):
             path = self.folder / name
             kept = [line for line in read_lines(path) if line["step"] < first]

@@ -18,6 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def check_model(model) -> None:
+    """Can `sample` draw from this model?
+
+    Raises:
+        ValueError: it is no plain Llama, or its pad or end-of-text token is unknown.
+    """
+    _Layers(model)
+    for name in ("pad_token_id", "eos_token_id"):
+        if not isinstance(getattr(model.config, name, None), int):
+            raise ValueError(f"the model's config.json must give {name} as one whole number")
+
+
 @dataclass(frozen=True)
 class Rollouts:
     """Sampled answers, `n` consecutive rows a prompt.

@@ -45,6 +45,10 @@ from amft_lite.weighting import RuleOptions
         ({"keep_checkpoints": 1}, "at least 2"),
         ({"seed": -1}, "at least 0"),
         ({"base": 3}, "must be text"),
+        ({"rollouts_per_prompt": 10**9}, "at most 1000000"),
+        ({"lr": 1e38}, "at most 10"),
+        ({"lr": 10**400}, "finite"),
+        ({"seed": 10**20}, "at most"),
         ({3: 3}, "no setting"),
         ({"method": "entropy_only", "entropy_form": "gradient"}, "no utility"),
     ],
@@ -87,7 +91,14 @@ def test_every_shipped_recipe_builds():
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"a: [1", "line"), (b"- 1\n- 2\n", "key: value"), (b"\xff\xfe\x00", "not valid YAML")],
+    [
+        (b"a: [1", "line"),
+        (b"- 1\n- 2\n", "key: value"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"steps: 2001-99-99", "not valid YAML"),
+        (b"steps: !!int abc", "not valid YAML"),
+        (b"[" * 3000, "not valid YAML"),
+    ],
 )
 def test_a_file_that_is_no_recipe_is_named(tmp_path, content, words):
     path = tmp_path / "c.yaml"

@@ -316,7 +316,7 @@ def test_a_broken_base_or_model_is_one_sentence(finished, tmp_path, name):
 
 
 def test_more_memory_than_there_is_is_one_sentence(tmp_path):
-    error = amft(*SMOKE, "--out", tmp_path / "x", "--set", "rollouts_per_prompt=1000000000", code=2)
+    error = amft(*SMOKE, "--out", tmp_path / "x", "--set", "rollouts_per_prompt=1000000", code=2)
     assert "more memory" in error and len(error.strip().splitlines()) == 1
 
 
@@ -346,3 +346,34 @@ def test_a_second_process_is_kept_out(tmp_path):
     for words in (["run", "--resume", "--out", folder], [*SMOKE, "--out", folder, "--overwrite"]):
         assert "another process" in amft(*words, code=2)
     assert process.wait() == 0 and (folder / "summary.json").is_file()
+
+
+def test_records_that_were_lost_are_not_papered_over(finished, tmp_path):
+    folder = damaged_copy(finished, tmp_path)
+    (folder / "metrics.jsonl").unlink()
+    assert "lacks step 0" in amft("run", "--resume", "--out", folder, code=2)
+
+
+def test_a_lost_model_is_made_again_and_other_settings_are_noticed(finished, tmp_path):
+    folder = damaged_copy(finished, tmp_path, unfinished=False)
+    shutil.rmtree(folder / "model")
+    amft("run", "--resume", "--out", folder)
+    assert equal(weights(finished[0]), weights(folder))
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("method: amft", "method: sft"))
+    assert "made with method = amft" in amft("run", "--resume", "--out", folder, code=2)
+
+
+def test_a_policy_that_diverges_ends_in_one_sentence(tmp_path):
+    settings = ["--set", "lr=10", "--set", "max_grad_norm=1000000", "--set", "weight_decay=1000000"]
+    error = amft(*SMOKE, "--out", tmp_path / "x", *settings, code=2)
+    assert "not finite" in error and "lower lr" in error
+
+
+def test_a_base_that_cannot_be_sampled_is_refused_before_anything_is_written(tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(base_folder("general_points"), base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
+    error = amft(*SMOKE, "--out", tmp_path / "x", "--set", f"base={base}", code=2)
+    assert "pad_token_id" in error and not (tmp_path / "x").exists()
