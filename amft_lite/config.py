@@ -113,7 +113,7 @@ class RunConfig:
     ema_gradients: float = 0.9
     """Decay of the averages of g_SFT and g_RL (lite)."""
     ema_utility: float = 0.5
-    """Decay of the average of grad U. With .7 a coin-flip signal left mu anywhere (sd .31)."""
+    """Decay of the average of grad U. With .7, coin flips left mu anywhere (sd .31, 400 seeds)."""
     width: float = 0.5
     """Distance in mu of the two Adam updates whose difference is the direction."""
     entropy_form: EntropyForm = "off"

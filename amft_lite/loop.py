@@ -150,7 +150,7 @@ class AMFT:
         collapsing = signals.entropy < signals.target_entropy
         loss = partial(self.utility_loss, collapsing=collapsing)
         signals.grad_utility = -self.gradient(loss, batch, facts)
-        pushed = collapsing and c.entropy_form == "gradient"
+        pushed = collapsing and self.rule.entropy_form == "gradient"
         signals.informative = bool(batch.advantages.any()) or pushed
         u = signals.grad_utility
         facts["validation_reward"] = batch.rewards.mean().item()
@@ -225,7 +225,7 @@ class AMFT:
         logits = self.logits(rows)
         logps = token_logps(logits, rows.tokens)
         loss = objectives.policy_gradient_loss(logps, rows.advantages, rows.mask, len(whole.ids))
-        if self.config.entropy_form == "gradient" and collapsing:
+        if self.rule.entropy_form == "gradient" and collapsing:
             entropy = objectives.token_entropy(logits)
             share = objectives.masked_mean(entropy, rows.mask, whole.mask.sum())
             loss = loss - self.config.entropy_beta * share

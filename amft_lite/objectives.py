@@ -8,7 +8,7 @@ add the pieces up.
 
 Sources: Eq. 1-3 of arXiv 2508.06944 (second-hand notes; only the abstract was read first-hand);
 PPO-clip, arXiv 1707.06347, Eq. 7; GAE, arXiv 1506.02438, Eq. 16; group advantages, GRPO, arXiv
-2402.03300, Eq. 4, and without the division by the spread, Dr. GRPO, arXiv 2503.20783.
+2402.03300, section 4.1.2, and without the division by the spread, Dr. GRPO, arXiv 2503.20783.
 
 Left out: KL penalties to a reference model, and off-policy demonstration ratios.
 """

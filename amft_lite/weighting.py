@@ -90,6 +90,7 @@ class Rule(Protocol):
     parts: dict[str, float]  #: what moved mu in the last update
     validation: str | None  #: None, "reward" or "demonstrations"
     every: int  #: steps between two meta steps
+    entropy_form: str  #: the entropy term it uses; the loop acts on "gradient"
 
     def update(self, signals: Signals) -> float: ...
 
@@ -113,6 +114,7 @@ class Schedule:
 
     validation = None
     every = 0
+    entropy_form = "off"
 
     def __init__(self, name: str, options: RuleOptions) -> None:
         self.name, self.options = name, options
@@ -158,7 +160,7 @@ def entropy_push(form: str, eta: float, entropy: float, target: float) -> float:
 
 
 def moving_average(old: Tensor | None, new: Tensor, decay: float) -> Tensor:
-    """decay * old + (1 - decay) * new, started at the first value."""
+    """decay * old + (1 - decay) * new, started at the first value (which weighs much at first)."""
     return new.clone() if old is None else decay * old + (1 - decay) * new
 
 
@@ -251,12 +253,14 @@ class Released:
     official_code:  + eta_mu * <grad L_val, -alpha (g_SFT - g_RL)>, L_val a cross-entropy: the
                     derivative of a validation *loss*, added as if it were one of a utility
     Both use 0 between meta steps and + eta_H (H* - H) in every step. alpha is the released
-    learning rate 1e-6, not the run's.
+    learning rate 1e-6, not the run's. Not as released: H* and H are this kit's (the code takes them
+    from two different sets of tokens), and so are batch sizes, warm-up and the number of steps.
     """
 
     def __init__(self, name: str, options: RuleOptions) -> None:
         self.name, self.options = name, options
         self.every = options.meta_every
+        self.entropy_form = "equation"
         self.validation = "reward" if name == "published" else "demonstrations"
         self.mu = options.mu_start
         self.parts: dict[str, float] = {}

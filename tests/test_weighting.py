@@ -417,3 +417,12 @@ def test_a_rule_continued_from_its_state_goes_on_identically(name):
     assert [(continued.update(signals), continued.parts) for signals in stream[20:]] == rest
     if name not in ("sft", "rl", "fixed", "sft_then_rl"):
         assert len({mu for mu, _ in rest}) > 5  # 7 meta steps at least: something happened
+
+
+def test_the_width_of_the_difference_is_that_of_the_options():
+    a = random_signals(0)
+    for width in (0.2, 0.5):
+        rule = make_rule("amft", RuleOptions(width=width))
+        rule.update(a)
+        wanted = cosine(a.grad_utility, adam_direction(a.grad_sft, a.grad_rl, a.adam, 0.5, width))
+        assert rule.parts["signal"] == pytest.approx(wanted, rel=1e-9)

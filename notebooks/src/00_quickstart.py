@@ -224,14 +224,14 @@ for name, row in result["differences"].items():
     print(f"{name:15} {m['mean']:+.3f}  [{m['low']:+.3f}, {m['high']:+.3f}]")
 
 # %% [markdown]
-# **How to read it.** An interval that leaves out 0 is a difference we believe in. When we ran
-# this, two things came out, one of them sobering:
+# **How to read it.** An interval that leaves out 0 is a difference that is unlikely to be luck of
+# the seed. When we ran this, two things came out, one of them sobering:
 #
 # 1. **Using both beats using either.** AMFT beats imitation alone and exploration alone on new
 #    hands.
-# 2. **Learning the mix was not what did it.** The placebo moves $\mu$ just as far, in directions
-#    that a coin decides, and does as well (`amft - placebo`). In this game, at this size, the
-#    meta-gradient's *information* earned nothing that we could measure.
+# 2. **We see no sign that learning the mix did it.** The placebo moves $\mu$ as much in total, in
+#    directions that a coin decides, and does as well (`amft - placebo`). In this game, at this
+#    size, the meta-gradient's *information* earned nothing that we could measure.
 #
 # That is a result about our small game, not about AMFT in general; and if success hardly depends on
 # $\mu$ where both wander, no signal could show itself. Finding where, if anywhere, it pays is what
