@@ -30,7 +30,7 @@ border-bottom:1px solid #ddd}th:first-child,td:first-child{text-align:left}
 READING = {
     "success": "Share of right answers to problems never trained on. Solid: the training rule, "
     "J=Q=K=10. Dashed: the rule 11, 12, 13, never trained on. Bands resample value multisets "
-    "(95 %). Imitation alone would flatten early; a rise after warm-up is what mixing adds.",
+    "(95 %). One run shows that something was learned, not what made it so.",
     "mu": "1 is pure imitation, 0 pure exploration. Orange markers, where there are any: the meta "
     "signal of one update, above 0 where more imitation would have helped validation reward. A "
     "controller that did nothing would leave the line flat.",

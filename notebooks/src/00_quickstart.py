@@ -228,7 +228,7 @@ for name, row in result["differences"].items():
 # the seed. When we ran this, two things came out, one of them sobering:
 #
 # 1. **Using both beats using either.** AMFT beats imitation alone and exploration alone on new
-#    hands.
+#    hands. But exploration alone had no warm-up here, and part of its gap may be just that.
 # 2. **We see no sign that learning the mix did it.** The placebo moves $\mu$ as much in total, in
 #    directions that a coin decides, and does as well (`amft - placebo`). In this game, at this
 #    size, the meta-gradient's *information* earned nothing that we could measure.
