@@ -1,0 +1,443 @@
+"""Make data/recordings/*.json: the runs and measurements that notebooks 02-04 show but cannot wait for.
+
+    runs       ten methods x five seeds with their curves (notebooks 02 and 04)
+    bugs       one healthy run and four with a planted bug each (notebook 03)
+    noise      what one meta-gradient estimate is worth, at three moments of a run (notebook 03)
+    lookahead  one step against twenty, at the same three moments (notebook 03)
+
+Everything is written in blocks to runs/recordings/ and skipped where it is there, so a stopped
+call goes on. `make recordings`: about 40 minutes on two cores, or name the ones you want.
+
+Rules, fixed before the first result. Seeds 1-5 (seed 0 chose the base). Success is the share of
+right answers at temperature 1 by the final policy on all test problems; differences to `amft` are
+paired by seed, with Student's 95 % interval. Five seeds and no tuning: the recordings teach what
+the methods do, and rank nothing closer than their intervals. A reference sign in `noise` counts
+only where the reference is more than 2 standard errors from 0; estimates never share rollouts
+with the reference. Constant mu, for `lookahead`, are .05, .5 and .95, on the same seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amft_lite import objectives
+from amft_lite.batches import encode, generator, graded_rollouts
+from amft_lite.config import build
+from amft_lite.evaluation import Evaluation, answers, evaluate
+from amft_lite.loop import AMFT
+from amft_lite.meta_gradient import (
+    adam_direction,
+    adam_state,
+    adam_update,
+    cosine,
+    mix,
+    naive_direction,
+    sgd_direction,
+)  # fmt: skip
+from amft_lite.models import base_folder, load_policy, token_logps
+from amft_lite.provenance import provenance
+from amft_lite.runs import to_json, write_text
+from amft_lite.tasks import load_task
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCKS = ROOT / "runs" / "recordings"
+SEEDS = (1, 2, 3, 4, 5)
+
+#: name -> settings. All share steps, demonstrations, warm-up (but for `no warm-up`) and lr.
+METHODS: dict[str, dict[str, Any]] = {
+    "sft": {"method": "sft"},
+    "rl": {"method": "rl"},
+    "warm-up, then rl": {"method": "sft_then_rl", "switch": 0.1},
+    "fixed": {"method": "fixed"},
+    "amft": {"method": "amft"},
+    "amft + entropy (equation)": {"method": "amft", "entropy_form": "equation"},
+    "amft + entropy (text)": {"method": "amft", "entropy_form": "text"},
+    "entropy only (equation)": {"method": "entropy_only", "entropy_form": "equation"},
+    "entropy only (text)": {"method": "entropy_only", "entropy_form": "text"},
+    "no warm-up": {"method": "amft", "warmup_steps": 0},
+}
+POINTS = (20, 60, 120)  #: the moments of `noise` and `lookahead`, in steps of a fixed-mu run
+MUS = (0.05, 0.5, 0.95)
+
+
+def start(settings: dict[str, Any], kind: type[AMFT] = AMFT) -> AMFT:
+    policy, tokenizer = load_policy(base_folder("general_points"))
+    return kind(policy, tokenizer, load_task("general_points"), build(settings))
+
+
+def rounded(x: Any, digits: int = 5) -> Any:
+    return round(x, digits) if isinstance(x, float) and math.isfinite(x) else x
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+def demonstrated(amft: AMFT, samples: int = 4) -> float:
+    """Success on the very prompts that were demonstrated: what has been memorised."""
+    hands = [d.example for d in amft.demonstrations]
+    drawn = answers(amft.policy, amft.tokenizer, amft.task, hands, samples, 1.0, 0)
+    right = [
+        sum(amft.task.reward(hand, text).correct for text in texts)
+        for hand, texts in zip(hands, drawn, strict=True)
+    ]
+    return sum(right) / (samples * len(hands))
+
+
+def look(amft: AMFT, prompts: int, samples: int) -> dict[str, Any]:
+    def success(split: str) -> float:
+        found: Evaluation = evaluate(
+            amft.policy, amft.tokenizer, amft.task, split, prompts, samples, greedy=False
+        )
+        return found.success.mean
+
+    point = {"demonstrated": demonstrated(amft), **{s: success(s) for s in ("test", "ood_rule")}}
+    return {"step": amft.step, **{k: rounded(v) for k, v in point.items()}}
+
+
+COLUMNS = "mu entropy reward mu_signal cos_utility_sft cos_utility_rl cos_sft_rl sft_loss".split()
+MORE = "rl_loss grad_norm_sft grad_norm_rl grad_norm_utility validation_reward mu_meta".split()
+
+
+def train(settings: dict[str, Any], kind: type[AMFT] = AMFT, more: bool = False) -> dict[str, Any]:
+    """One run: a curve every 15 steps, chosen columns of its metrics, success at the end."""
+    amft = start(settings, kind)
+    curve, lines = [look(amft, 150, 4)], []
+    while amft.step < amft.config.steps:
+        lines.append(amft.train_step())
+        if amft.step % 15 == 0:
+            curve.append(look(amft, 150, 4))
+    return {
+        "settings": settings,
+        "curve": curve,
+        "metrics": {
+            name: [rounded(line.get(name)) for line in lines]
+            for name in [*COLUMNS, *(MORE if more else ())]
+            if any(name in line for line in lines)
+        },
+        "target_entropy": rounded(lines[-1]["target_entropy"]),
+        "final": look(amft, 0, 8),
+    }
+
+
+def record_run(name: str, seed: int) -> dict[str, Any]:
+    return {"name": name, "seed": seed, **train({**METHODS[name], "seed": seed})}
+
+
+# --- planted bugs ---------------------------------------------------------------------------------
+
+
+class ReversedSign(AMFT):
+    """mu steps against its meta-gradient."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.rule.options = replace(self.rule.options, eta_mu=-1.0)
+
+
+class StaleGradient(AMFT):
+    """grad U is measured once, at the first meta step, and used ever after."""
+
+    first: tuple[torch.Tensor, dict] | None = None
+
+    def measure_utility(self, number: int, signals: Any, facts: dict) -> None:
+        if self.first is None:
+            super().measure_utility(number, signals, facts)
+            kept = {k: facts[k] for k in ("validation_reward", "grad_norm_utility")}
+            self.first = signals.grad_utility, kept
+        signals.grad_utility, kept = self.first
+        signals.informative = True
+        facts |= kept
+        facts["cos_utility_sft"] = cosine(signals.grad_utility, -signals.grad_sft)
+        facts["cos_utility_rl"] = cosine(signals.grad_utility, -signals.grad_rl)
+
+
+class MeanOfMeans(AMFT):
+    """Both losses average each answer first, and then the answers."""
+
+    def token_share(self, rows: Any, whole: Any) -> torch.Tensor:
+        return rows.mask / rows.mask.sum(1, keepdim=True) / len(whole.ids)
+
+    def sft_loss(self, rows: Any, whole: Any) -> tuple:
+        logps = token_logps(self.logits(rows), rows.tokens)
+        loss = -(logps * self.token_share(rows, whole)).sum()
+        return loss, {"sft_loss": loss}
+
+    def rl_loss(self, rows: Any, whole: Any) -> tuple:
+        _, facts = super().rl_loss(rows, whole)
+        logps = token_logps(self.logits(rows), rows.tokens)
+        gain = (logps - logps.detach()).exp() * rows.advantages.unsqueeze(1)  # on-policy: r = 1
+        loss = -(gain * self.token_share(rows, whole)).sum()
+        return loss, {**facts, "rl_loss": loss}
+
+
+class LeakingValidation(AMFT):
+    """grad U comes from the very rollouts that g_RL was made of."""
+
+    def roll_out(self, facts: dict) -> Any:
+        self.rollouts = super().roll_out(facts)
+        return self.rollouts
+
+    def measure_utility(self, number: int, signals: Any, facts: dict) -> None:
+        batch, n = copy.copy(self.rollouts), self.config.rollouts_per_prompt
+        batch.advantages = objectives.leave_one_out_advantages(batch.rewards, n)
+        signals.grad_utility = -self.gradient(self.utility_loss, batch, {})
+        signals.informative = bool(batch.advantages.any())
+        facts["validation_reward"] = batch.rewards.mean().item()
+        facts["grad_norm_utility"] = signals.grad_utility.norm().item()
+        facts["cos_utility_sft"] = cosine(signals.grad_utility, -signals.grad_sft)
+        facts["cos_utility_rl"] = cosine(signals.grad_utility, -signals.grad_rl)
+
+
+BUGS = {
+    "healthy": AMFT,
+    "reversed meta sign": ReversedSign,
+    "stale gradient": StaleGradient,
+    "mean of means": MeanOfMeans,
+    "leaking validation": LeakingValidation,
+}
+
+
+def record_bug(name: str) -> dict[str, Any]:
+    return {"name": name, **train({"method": "amft", "seed": 1}, BUGS[name], more=True)}
+
+
+# --- noise and look-ahead -------------------------------------------------------------------------
+
+
+def at_point(step: int) -> AMFT:
+    """A run with mu = .5 throughout (seed 1), stopped after `step` steps."""
+    amft = start({"method": "fixed", "seed": 1})
+    while amft.step < step:
+        amft.train_step()
+    return amft
+
+
+def validation_gradient(amft: AMFT, number: int, prompts: int, purpose: str) -> tuple:
+    """grad U from `prompts` x 8 fresh validation rollouts, and their batch."""
+    hands = amft.task.prompts("validation", prompts, seed=1_000 + number)
+    source = generator(7, purpose, number)
+    batch = graded_rollouts(amft.policy, amft.tokenizer, amft.task, hands, 8, 1.0, source)
+    batch.advantages = objectives.leave_one_out_advantages(batch.rewards, 8)
+    return -amft.gradient(amft.utility_loss, batch, {}), batch
+
+
+def training_rollouts(amft: AMFT, number: int) -> Any:
+    hands = amft.task.prompts("train", 16, seed=2_000 + number)
+    source = generator(7, "training", number)
+    batch = graded_rollouts(amft.policy, amft.tokenizer, amft.task, hands, 8, 1.0, source)
+    batch.advantages = objectives.group_advantages(batch.rewards, 8)
+    return batch
+
+
+def measured_change(amft: AMFT, moved: dict[float, torch.Tensor], blocks: int) -> tuple:
+    """[U(mu = .95) - U(mu = .05)] / .9 after one step, by importance weights on fresh rollouts.
+
+    `moved` maps mu to theta' - theta. Every block has 256 rollouts of the policy before the step;
+    the same rollouts serve both, so what they share cancels. Returns mean and standard error.
+    """
+    changes = []
+    for number in range(blocks):
+        hands = amft.task.prompts("validation", 32, seed=9_000 + number)
+        source = generator(7, "measure", number)
+        batch = graded_rollouts(amft.policy, amft.tokenizer, amft.task, hands, 8, 1.0, source)
+        advantages = objectives.leave_one_out_advantages(batch.rewards, 8)
+        value = {}
+        with torch.no_grad():
+            old = (token_logps(amft.logits(batch), batch.tokens) * batch.mask).sum(1)
+            kept = [p.clone() for p in amft.parameters]
+            for mu, change in moved.items():
+                parts = change.split([p.numel() for p in amft.parameters])
+                for p, part in zip(amft.parameters, parts, strict=True):
+                    p += part.view_as(p)
+                new = (token_logps(amft.logits(batch), batch.tokens) * batch.mask).sum(1)
+                value[mu] = ((new - old).exp() * advantages).mean().item()
+                for p, old_p in zip(amft.parameters, kept, strict=True):
+                    p.copy_(old_p)
+        changes.append((value[0.95] - value[0.05]) / 0.9)
+    return mean_and_error(changes)
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    x = torch.tensor(values, dtype=torch.float64)
+    return x.mean().item(), (x.std() / math.sqrt(len(x))).item()
+
+
+def record_noise(step: int) -> dict[str, Any]:
+    """Directions and signs at one moment. Pools: 32,768 validation rollouts for the reference and
+    as many others for the estimates, 64 training minibatches."""
+    amft = at_point(step)
+    state = adam_state(amft.optimizer, amft.config.max_grad_norm)
+    batches = [training_rollouts(amft, number) for number in range(64)]
+    rl = [amft.gradient(amft.rl_loss, batch, {}) for batch in batches]
+    grad_rl = torch.stack(rl).mean(0)
+    grad_sft = amft.gradient(amft.sft_loss, encode(amft.tokenizer, amft.demonstrations), {})
+    sft = [
+        amft.gradient(amft.sft_loss, amft.expert_answers.rows(places), {})
+        for places in torch.stack(
+            [torch.randperm(100, generator=generator(7, "sft", n))[:64] for n in range(64)]
+        )
+    ]
+    exact = {
+        "sgd": sgd_direction(grad_sft, grad_rl, 0.05),
+        "adam": adam_direction(grad_sft, grad_rl, state, 0.5, 0.9),
+        "naive": naive_direction(grad_sft, grad_rl, state),
+    }
+    single = torch.stack(
+        [adam_direction(s, r, state, 0.5, 0.9) for s, r in zip(sft, rl, strict=True)]
+    )
+    reference = {name: [] for name in exact}
+    for number in range(128):
+        grad, _ = validation_gradient(amft, number, 32, "reference")
+        for name, direction in exact.items():
+            reference[name].append(torch.dot(grad, direction).item())
+    with_exact, with_single = [], []  # of blocks of 64 rollouts
+    for number in range(512):
+        grad, _ = validation_gradient(amft, 500 + number, 8, "estimate")
+        with_exact.append(torch.dot(grad, exact["adam"]).item())
+        with_single.append(single @ grad)
+    products = torch.stack(with_single)  # [512 blocks, 64 minibatches]
+    sign = math.copysign(1.0, mean_and_error(reference["adam"])[0])
+    shares = []
+    for size in (1, 2, 4, 8, 16, 32):
+        averaged = torch.tensor(with_exact).view(-1, size).mean(1)
+        mixed = products.view(-1, size, 64).mean(1)
+        # one minibatch an estimate: each average of blocks meets one minibatch
+        pairs = torch.stack([mixed[i, i % 64] for i in range(len(mixed))])
+        shares.append(
+            {
+                "rollouts": 64 * size,
+                "estimates": len(averaged),
+                "exact": (averaged * sign > 0).float().mean().item(),
+                "minibatch": (pairs * sign > 0).float().mean().item(),
+            }
+        )
+    leaked = []
+    for number, batch in enumerate(batches):
+        batch.advantages = objectives.leave_one_out_advantages(batch.rewards, 8)
+        grad = -amft.gradient(amft.utility_loss, batch, {})
+        other, _ = validation_gradient(amft, 3_000 + number, 16, "beside")
+        leaked.append(
+            {
+                "same": cosine(grad, single[number]),
+                "fresh": cosine(other, single[number]),
+            }
+        )
+    steps = {
+        "sgd": {mu: -0.05 * mix(grad_sft, grad_rl, mu) for mu in (0.95, 0.05)},
+        "adam": {mu: adam_update(mix(grad_sft, grad_rl, mu), state) for mu in (0.95, 0.05)},
+    }
+    return {
+        "step": step,
+        "formula": {
+            name: dict(zip(("value", "error"), mean_and_error(v), strict=True))
+            for name, v in reference.items()
+        },
+        "measured": {
+            name: dict(zip(("value", "error"), measured_change(amft, moved, 128), strict=True))
+            for name, moved in steps.items()
+        },
+        "cosines": {"sft_rl": cosine(grad_sft, grad_rl)},
+        "shares": shares,
+        "leak": [{k: rounded(v) for k, v in pair.items()} for pair in leaked],
+        "single": [rounded(v) for v in torch.tensor(with_exact).view(-1, 4).mean(1).tolist()],
+    }
+
+
+def record_lookahead(step: int, seed: int) -> dict[str, Any]:
+    """Validation reward after 20 more steps with one constant mu; same seed, same prompts."""
+    amft = at_point(step)
+    state = copy.deepcopy(amft.state_dict())
+    after = {}
+    for mu in MUS:
+        branch = start({"method": "fixed", "mu_start": mu, "seed": 100 + seed, "steps": 150})
+        branch.demonstrations, branch.expert_answers = amft.demonstrations, amft.expert_answers
+        branch.load_state_dict(copy.deepcopy(state))
+        branch.rule.mu = mu
+        for _ in range(20):
+            branch.train_step()
+        found = evaluate(
+            branch.policy, branch.tokenizer, branch.task, "validation", 0, 16, greedy=False
+        )
+        after[str(mu)] = rounded(found.success.mean)
+    return {"step": step, "seed": seed, "after": after}
+
+
+# --- putting them together ------------------------------------------------------------------------
+
+JOBS: dict[str, dict[str, Any]] = {
+    "runs": {
+        f"runs-{place}-{seed}": partial(record_run, name, seed)
+        for seed in SEEDS
+        for place, name in enumerate(METHODS)
+    },
+    "bugs": {f"bugs-{place}": partial(record_bug, name) for place, name in enumerate(BUGS)},
+    "noise": {f"noise-{step}": partial(record_noise, step) for step in POINTS},
+    "lookahead": {
+        f"lookahead-{step}-{seed}": partial(record_lookahead, step, seed)
+        for step in POINTS
+        for seed in range(8)
+    },
+}
+
+
+def work(share: int, of: int, names: list[str]) -> None:
+    """Every block that is missing; with several workers, each takes its share."""
+    torch.set_num_threads(1)
+    jobs = [(key, job) for name in names for key, job in JOBS[name].items()]
+    for place, (key, job) in enumerate(jobs):
+        path = BLOCKS / f"{key}.json"
+        if place % of != share or path.is_file():
+            continue
+        began = time.time()
+        result = job()
+        write_text(path, to_json({**result, "provenance": provenance()}))
+        print(f"{key}: {time.time() - began:.0f} s", flush=True)
+
+
+def collect(name: str) -> None:
+    """One file of all blocks; their provenance must agree but for the date."""
+    blocks = [json.loads((BLOCKS / f"{key}.json").read_text()) for key in JOBS[name]]
+    made = [block.pop("provenance") for block in blocks]
+    commits = sorted({p["commit"] for p in made})
+    result = {"recording": name, "blocks": blocks, "provenance": {**made[-1], "commit": commits}}
+    path = ROOT / "data" / "recordings" / f"{name}.json"
+    write_text(path, to_json(result, separators=(",", ":")) + "\n")
+    print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(JOBS)}; all")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--share", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    names = options.names or list(JOBS)
+    if unknown := set(names) - set(JOBS):
+        parser.error(f"no recording is called {', '.join(unknown)}; known: {', '.join(JOBS)}")
+    BLOCKS.mkdir(parents=True, exist_ok=True)
+    if options.share is not None:
+        work(options.share, options.processes, names)
+        return 0
+    command = [sys.executable, __file__, *names, "--processes", str(options.processes)]
+    workers = [subprocess.Popen([*command, "--share", str(n)]) for n in range(options.processes)]
+    if any([worker.wait() for worker in workers]):
+        return 1
+    for name in names:
+        collect(name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
