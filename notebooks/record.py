@@ -1,7 +1,8 @@
-"""Make data/recordings/*.json: the runs and measurements that notebooks 02-04 show but cannot wait for.
+"""Make data/recordings/*.json: runs and measurements that notebooks show but cannot wait for.
 
     runs       ten methods x five seeds with their curves (notebooks 02 and 04)
-    bugs       one healthy run and four with a planted bug each (notebook 03)
+    bugs       one healthy run and four with a planted bug each; in all five a third of the
+               expert answers stop after reading the cards, so that lengths differ (notebook 03)
     noise      what one meta-gradient estimate is worth, at three moments of a run (notebook 03)
     lookahead  one step against twenty, at the same three moments (notebook 03)
 
@@ -107,7 +108,7 @@ def look(amft: AMFT, prompts: int, samples: int) -> dict[str, Any]:
 
 
 COLUMNS = "mu entropy reward mu_signal cos_utility_sft cos_utility_rl cos_sft_rl sft_loss".split()
-MORE = "rl_loss grad_norm_sft grad_norm_rl grad_norm_utility validation_reward mu_meta".split()
+MORE = "rollouts_tokens rl_loss grad_norm_sft grad_norm_rl grad_norm_utility validation_reward mu_meta".split()
 
 
 def train(settings: dict[str, Any], kind: type[AMFT] = AMFT, more: bool = False) -> dict[str, Any]:
@@ -138,7 +139,20 @@ def record_run(name: str, seed: int) -> dict[str, Any]:
 # --- planted bugs ---------------------------------------------------------------------------------
 
 
-class ReversedSign(AMFT):
+class Healthy(AMFT):
+    """AMFT, with an impatient expert: each third answer stops after the cards. Answers then differ
+    in length, without which a mean of means is no bug at all."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        for place in range(0, len(self.demonstrations), 3):
+            whole = self.demonstrations[place]
+            cards = " ".join(whole.completion.split()[:3])
+            self.demonstrations[place] = replace(whole, completion=cards)
+        self.expert_answers = encode(self.tokenizer, self.demonstrations)
+
+
+class ReversedSign(Healthy):
     """mu steps against its meta-gradient."""
 
     def __init__(self, *parts: Any) -> None:
@@ -146,7 +160,7 @@ class ReversedSign(AMFT):
         self.rule.options = replace(self.rule.options, eta_mu=-1.0)
 
 
-class StaleGradient(AMFT):
+class StaleGradient(Healthy):
     """grad U is measured once, at the first meta step, and used ever after."""
 
     first: tuple[torch.Tensor, dict] | None = None
@@ -163,7 +177,7 @@ class StaleGradient(AMFT):
         facts["cos_utility_rl"] = cosine(signals.grad_utility, -signals.grad_rl)
 
 
-class MeanOfMeans(AMFT):
+class MeanOfMeans(Healthy):
     """Both losses average each answer first, and then the answers."""
 
     def token_share(self, rows: Any, whole: Any) -> torch.Tensor:
@@ -182,7 +196,7 @@ class MeanOfMeans(AMFT):
         return loss, {**facts, "rl_loss": loss}
 
 
-class LeakingValidation(AMFT):
+class LeakingValidation(Healthy):
     """grad U comes from the very rollouts that g_RL was made of."""
 
     def roll_out(self, facts: dict) -> Any:
@@ -201,7 +215,7 @@ class LeakingValidation(AMFT):
 
 
 BUGS = {
-    "healthy": AMFT,
+    "healthy": Healthy,
     "reversed meta sign": ReversedSign,
     "stale gradient": StaleGradient,
     "mean of means": MeanOfMeans,
