@@ -108,7 +108,9 @@ def look(amft: AMFT, prompts: int, samples: int) -> dict[str, Any]:
 
 
 COLUMNS = "mu entropy reward mu_signal cos_utility_sft cos_utility_rl cos_sft_rl sft_loss".split()
-MORE = "rollouts_tokens rl_loss grad_norm_sft grad_norm_rl grad_norm_utility validation_reward mu_meta".split()
+MORE = (
+    "rollouts_tokens rl_loss grad_norm_sft grad_norm_rl grad_norm_utility validation_reward mu_meta"
+).split()
 
 
 def train(settings: dict[str, Any], kind: type[AMFT] = AMFT, more: bool = False) -> dict[str, Any]:
