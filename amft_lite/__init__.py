@@ -29,8 +29,9 @@ _HOME = {
 }
 _OTHER_NAME = {"build_config": "build"}
 _MODULES = (
-    "batches benchmarks checkpoint config evaluation figures loop meta_gradient models objectives "
-    "pretrain provenance report runs sampling statistics study tasks weighting"
+    "batches benchmarks checkpoint config evaluation exercises figures implicit_reward loop "
+    "meta_gradient models objectives pretrain provenance report runs sampling statistics study "
+    "tasks weighting"
 ).split()
 
 __all__ = [*_HOME, *_MODULES, "__version__"]

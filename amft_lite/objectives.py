@@ -24,9 +24,9 @@ def _spread(advantages: Tensor, like: Tensor) -> Tensor:
     return advantages.unsqueeze(-1).expand_as(like) if advantages.dim() == 1 else advantages
 
 
-def _blank(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
-    """The tensors with 0 off the mask. Before exp and squares, so that what stands on padding
-    (-inf, nan) reaches neither the value nor the gradient."""
+def blank(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
+    """The tensors (of the mask's shape) with 0 off the mask. Before exp and squares, so that what
+    stands on padding (-inf, nan) reaches neither the value nor the gradient."""
     return [torch.where(mask > 0, x, 0.0) for x in tensors]
 
 
@@ -38,7 +38,7 @@ def masked_mean(x: Tensor, mask: Tensor, total: float | Tensor | None = None) ->
     """
     mask = mask.to(x.dtype)
     total = mask.sum().clamp(min=1) if total is None else total
-    return (_blank(mask, x)[0] * mask).sum() / total
+    return (blank(mask, x)[0] * mask).sum() / total
 
 
 def sft_loss(logps: Tensor, mask: Tensor, total: float | Tensor | None = None) -> Tensor:
@@ -60,7 +60,7 @@ def ppo_clip_loss(
     flows through `old_logps` and `advantages`.
     """
     advantages = _spread(advantages, logps).detach()
-    logps, old_logps, advantages = _blank(mask, logps, old_logps.detach(), advantages)
+    logps, old_logps, advantages = blank(mask, logps, old_logps.detach(), advantages)
     ratio = (logps - old_logps).exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     return -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), mask, total)
@@ -91,7 +91,7 @@ def value_loss(
 
     All [B, T]: 1/2 mean max((v - R)^2, (v_old + clip(v - v_old, +-e) - R)^2).
     """
-    values, old, returns = _blank(mask, values, old_values.detach(), returns.detach())
+    values, old, returns = blank(mask, values, old_values.detach(), returns.detach())
     error = (values - returns) ** 2
     if clip_range is not None:
         near = old + (values - old).clamp(-clip_range, clip_range)
@@ -109,7 +109,7 @@ def gae(
     delta_t = r_t + gamma V_{t+1} - V_t,  A_t = delta_t + gamma lam A_{t+1},  return = A + V.
     """
     on = mask.to(values.dtype)
-    rewards, values = _blank(mask, rewards, values)
+    rewards, values = blank(mask, rewards, values)
     advantages = torch.zeros_like(values)
     next_value = next_advantage = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
@@ -162,7 +162,7 @@ def policy_gradient_loss(
     would change whose gradient it is. `logps`, `mask` [B, T]; `advantages` [B]; `total` is the
     number of answers of the whole batch.
     """
-    whole = _blank(mask, logps)[0].sum(1)
+    whole = blank(mask, logps)[0].sum(1)
     return -(advantages.detach() * whole).sum() / (len(logps) if total is None else total)
 
 

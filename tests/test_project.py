@@ -93,11 +93,15 @@ def test_every_public_name_resolves_and_a_wrong_one_is_an_attribute_error():
 LAYERS = [
     {"tasks", "tasks.points_solver", "tasks.points_grader", "tasks.general_points"},
     {"objectives", "meta_gradient", "statistics", "provenance", "checkpoint", "figures"},
-    {"weighting", "models", "sampling"},
+    {"weighting", "models", "sampling", "implicit_reward"},
     {"config", "evaluation", "batches"},
     {"loop", "pretrain"},
     {"runs", "benchmarks"},
     {"report", "study"},
+    {"exercises.checking"},
+    {"exercises.implicit_rewards", "exercises.losses", "exercises.controller",
+     "exercises.training"},
+    {"exercises"},
     {"cli"},
 ]  # fmt: skip
 
