@@ -24,7 +24,9 @@ PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
 #: name -> (width, layers, heads). Only 0.2M is shipped with weights; the others are recipes.
 SIZES = {"0.2M": (64, 3, 4), "0.8M": (128, 4, 4), "2.7M": (192, 6, 6)}
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+_HOME = Path(__file__).resolve().parent.parent
+#: `data/` of a clone; where the package was installed, the same files as `amft_lite_data/`.
+DATA = _HOME / "data" if (_HOME / "data" / "bases").is_dir() else _HOME / "amft_lite_data"
 
 
 def quiet_transformers() -> None:

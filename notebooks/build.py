@@ -1,7 +1,9 @@
-"""Build notebooks/*.ipynb from notebooks/src/*.py: convert, execute, drop what changes by itself.
+"""Build notebooks/*.ipynb from notebooks/src/*.py: convert, add what is generated, execute.
 
-A notebook is built again only when its source, the package, the shipped data or the constraints
-have changed, so a second call changes nothing. `--force` builds all, `--check` only tells.
+Generated are the badge and the install cell, from the one public address in pyproject.toml. A
+notebook is built again only when its source, the package, the shipped data or the constraints
+have changed, so a second call changes nothing. `--force` builds all, `--check` only tells;
+names (or their beginnings, `01`) choose some.
 """
 
 from __future__ import annotations
@@ -9,21 +11,101 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+import tomllib
 from pathlib import Path
 
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+
+INSTALL = """\
+# Installs this release where amft-lite is missing (Colab); in a clone it does nothing.
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+clone = [p for p in Path.cwd().parents if (p / "amft_lite" / "loop.py").is_file()]
+sys.path[:0] = map(str, clone[:1])
+if find_spec("amft_lite") is None:  # what is there of torch and numpy stays as it is
+    kept = " ".join(f"{p}=={version(p)}" for p in ("torch", "numpy") if find_spec(p))
+    %pip install -q $kept "amft-lite @ git+{address}@{release}"\
+"""
+
+
+def publication() -> tuple[str, str]:
+    """(public address, release tag), from pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["urls"]["Repository"].rstrip("/"), f"v{project['version']}"
+
+
+def badge(path: str) -> str:
+    """A notebook's "Open in Colab" badge; `path` is the notebook's, from the repository's root."""
+    address, release = publication()
+    where = address.removeprefix("https://github.com/")
+    link = f"https://colab.research.google.com/github/{where}/blob/{release}/{path}"
+    return f"[![Open in Colab]({BADGE})]({link})"
+
+
+def locked(name: str) -> dict:
+    """nbgrader's metadata of a cell that students should not change."""
+    return {
+        "nbgrader": {
+            "schema_version": 3, "grade_id": name, "grade": False, "locked": True,
+            "solution": False,
+        }
+    }  # fmt: skip
+
+
+def assemble(source: Path) -> NotebookNode:
+    """The notebook of a source, not executed: badge, title, install cell, and the rest."""
+    notebook = jupytext.read(source)
+    address, release = publication()
+    install = INSTALL.format(address=address, release=release)
+    title, *rest = notebook.cells
+    notebook.cells = [
+        new_markdown_cell(badge(f"notebooks/{source.stem}.ipynb"), metadata=locked("badge")),
+        title,
+        new_code_cell(install, metadata=locked("install")),
+        *rest,
+    ]
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"
+    notebook.metadata.pop("jupytext", None)
+    kept = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
+    notebook.metadata.language_info = kept  # without the builder's Python version
+    notebook.metadata["execution"] = {"timeout": 300}
+    notebook.metadata["colab"] = {"provenance": [], "toc_visible": True}
+    return notebook
+
+
+def describe_pictures(notebook: NotebookNode) -> None:
+    """Give every figure's PNG its alt text: the figure's own, or its title and axes."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            figure = data.get("application/vnd.plotly.v1+json")
+            if figure and "image/png" in data:
+                layout = figure["layout"]
+                told = (layout.get("meta") or {}).get("alt")
+                axes = [layout.get(a, {}).get("title", {}).get("text") for a in ("yaxis", "xaxis")]
+                plain = f"{layout['title']['text']}: {axes[0]} against {axes[1]}"
+                output.metadata["image/png"] = {"alt": told or plain}
 
 
 def digest(source: Path) -> str:
     """Of everything that decides what the executed notebook looks like."""
-    parts = [source, ROOT / "constraints.txt", *sorted((ROOT / "amft_lite").rglob("*.py"))]
+    parts = [source, ROOT / "constraints.txt", HERE / "build.py"]
+    parts += sorted((ROOT / "amft_lite").rglob("*.py"))
     parts += [p for p in sorted((ROOT / "data").rglob("*")) if p.is_file()]
-    total = hashlib.sha256()
+    parts = [p for p in parts if p.is_file() and "pictures" not in p.parts]
+    total = hashlib.sha256(repr(publication()).encode())
     for path in parts:
         total.update(path.relative_to(ROOT).as_posix().encode())
         total.update(hashlib.sha256(path.read_bytes()).digest())
@@ -38,26 +120,31 @@ def built_from(target: Path) -> str | None:
 
 
 def build(source: Path, target: Path) -> None:
-    """Convert and execute one source; a cell that fails stops the build."""
-    notebook = jupytext.read(source)
+    """Assemble and execute one source; a cell that fails stops the build."""
+    notebook = assemble(source)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}).execute()
-    for number, cell in enumerate(notebook.cells):
-        cell.id = f"cell-{number}"
+    for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when each cell ran
-    kept = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
-    notebook.metadata.language_info = kept  # without the builder's Python version
-    notebook.metadata.pop("jupytext", None)
+    notebook.metadata.language_info = {
+        key: notebook.metadata.language_info[key] for key in ("name", "file_extension", "mimetype")
+    }
+    describe_pictures(notebook)
     notebook.metadata["amft_lite"] = {"built_from": digest(source)}
     nbformat.write(notebook, target)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--force", action="store_true", help="build all of them")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="notebooks, by the beginning of their names; all")
+    parser.add_argument("--force", action="store_true", help="build even what is up to date")
     parser.add_argument("--check", action="store_true", help="exit 1 if one is out of date")
     options = parser.parse_args()
     stale = 0
-    for source in sorted((HERE / "src").glob("*.py")):
+    sources = sorted((HERE / "src").glob("*.py"))
+    chosen = [s for s in sources if s.stem.startswith(tuple(options.names) or "")]
+    if not chosen:
+        parser.error(f"no notebook begins so; there are {', '.join(s.stem for s in sources)}")
+    for source in chosen:
         target = HERE / f"{source.stem}.ipynb"
         if not options.force and built_from(target) == digest(source):
             print(f"{target.name}: up to date")
