@@ -5,7 +5,10 @@ one twice: interactive, and as a PNG for GitHub's preview. The PNG is drawn by m
 plotly's own export needs an installed browser. Matplotlib is optional; without it notebooks keep
 the interactive form alone.
 
-Left out: animation, and chart types other than lines, bands and markers.
+A slider shows one of several groups of traces; the PNG then holds the first group. The alt text
+of a figure travels in its `layout.meta`; `notebooks/build.py` hands it to the PNG.
+
+Left out: animation, and chart types other than lines, bands, markers and bars.
 """
 
 from __future__ import annotations
@@ -57,6 +60,53 @@ def new_figure(title: str, x: str, y: str, height: int = 380) -> go.Figure:
         hovermode="x unified",
     )
     return figure
+
+
+def describe(figure: go.Figure, alt: str) -> go.Figure:
+    """Give the figure its alt text: what a reader who does not see it should know."""
+    return figure.update_layout(meta={"alt": alt})
+
+
+def line_figure(
+    title: str,
+    x: str,
+    y: str,
+    lines: dict[str, tuple[Sequence, Sequence]],
+    alt: str = "",
+    markers: bool = False,
+    height: int = 380,
+) -> go.Figure:
+    """Named lines (xs, ys) in the palette's order; a method's name brings its own colour."""
+    figure = new_figure(title, x, y, height)
+    for place, (name, (xs, ys)) in enumerate(lines.items()):
+        figure.add_scatter(
+            x=list(xs), y=list(ys), name=name, mode="lines+markers" if markers else "lines",
+            line={"color": colour(name, place)},
+        )  # fmt: skip
+    return describe(figure, alt) if alt else figure
+
+
+def add_slider(figure: go.Figure, label: str, groups: dict[str, Sequence[int]]) -> go.Figure:
+    """A slider whose positions (the keys) show only the traces listed for them.
+
+    Traces that no position lists are always shown. The first position is where it starts.
+    """
+    listed = {place for places in groups.values() for place in places}
+    steps = []
+    for name, places in groups.items():
+        shown = [n in places or n not in listed for n in range(len(figure.data))]
+        steps.append({"method": "restyle", "label": name, "args": [{"visible": shown}]})
+    first = steps[0]["args"][0]["visible"]
+    for trace, shown in zip(figure.data, first, strict=True):
+        trace.visible = shown
+    lower = figure.layout.margin.b + 75
+    return figure.update_layout(
+        sliders=[{
+            "steps": steps, "currentvalue": {"prefix": f"{label}: "}, "pad": {"t": 75}, "len": 0.9,
+        }],
+        margin={"b": lower}, height=(figure.layout.height or 380) + 90,
+        legend={"y": -0.16},
+    )  # fmt: skip
 
 
 def column(lines: Sequence[Line], name: str) -> tuple[list[int], list[float]]:
@@ -223,13 +273,18 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 110) -> bytes:
     from matplotlib.figure import Figure
 
     layout = figure.layout
-    canvas = Figure(figsize=(width, (layout.height or 380) / 95), dpi=dpi, layout="constrained")
+    height = (layout.height or 380) - (90 if layout.sliders else 0)
+    canvas = Figure(figsize=(width, height / 95), dpi=dpi, layout="constrained")
     FigureCanvasAgg(canvas)
     axes = canvas.add_subplot()
     for trace in figure.data:
+        if trace.visible in (False, "legendonly"):
+            continue
         label = trace.name if trace.showlegend is not False else None
         if trace.type == "bar":
-            bars = axes.bar(list(trace.x), list(trace.y), color=trace.marker.color, label=label)
+            shades = trace.marker.color
+            shades = list(shades) if isinstance(shades, list | tuple) else shades
+            bars = axes.bar(list(trace.x), list(trace.y), color=shades, label=label)
             if trace.error_y.array is not None:
                 low = trace.error_y.arrayminus
                 errors = [low if low is not None else trace.error_y.array, trace.error_y.array]
@@ -267,10 +322,19 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 110) -> bytes:
     axes.set_title(layout.title.text or "", loc="left")
     axes.set_xlabel(layout.xaxis.title.text or "")
     axes.set_ylabel(layout.yaxis.title.text or "")
+    if layout.xaxis.type == "log":
+        axes.set_xscale("log")
+    if layout.yaxis.type == "log":
+        axes.set_yscale("log")
     if layout.yaxis.range:
         axes.set_ylim(*layout.yaxis.range)
     elif layout.yaxis.rangemode == "tozero":
         axes.set_ylim(bottom=0)
+    if layout.xaxis.ticktext:
+        axes.set_xticks(list(layout.xaxis.tickvals), list(layout.xaxis.ticktext))
+    if any(len(label.get_text()) > 3 for label in axes.get_xticklabels()[8:]):
+        axes.tick_params(axis="x", rotation=45)  # many words would run into each other
+    axes.set_axisbelow(True)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:

@@ -39,6 +39,11 @@ def version(package: str) -> str:
         return "not installed"
 
 
+def versions() -> str:
+    """One line for the top of a notebook."""
+    return ", ".join(f"{package} {version(package)}" for package in (*PACKAGES, "plotly"))
+
+
 def provenance() -> dict[str, str]:
     """A flat dict of words, the same on every call but for the date."""
     return {

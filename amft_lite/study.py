@@ -175,6 +175,11 @@ def shipped(name: str) -> dict[str, Any]:
     return json.loads((DATA / "studies" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def recording(name: str) -> dict[str, Any]:
+    """One of data/recordings/, made by `make recordings` (notebooks/record.py says how)."""
+    return json.loads((DATA / "recordings" / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def print_result(result: dict[str, Any], console: Console) -> None:
     """Two tables: means, and paired differences."""
     n = len(result["seeds"])

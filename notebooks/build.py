@@ -67,7 +67,7 @@ def assemble(source: Path) -> NotebookNode:
     """The notebook of a source, not executed: badge, title, install cell, and the rest."""
     notebook = jupytext.read(source)
     address, release = publication()
-    install = INSTALL.format(address=address, release=release)
+    install = INSTALL.replace("{address}", address).replace("{release}", release)
     title, *rest = notebook.cells
     notebook.cells = [
         new_markdown_cell(badge(f"notebooks/{source.stem}.ipynb"), metadata=locked("badge")),

@@ -229,6 +229,11 @@ LEAVE_ONE_OUT = Exercise(
             ),
         ),
         Mistake(
+            "no baseline",
+            "these are the rewards themselves; subtract the mean of the others",
+            lambda r, n: r.clone(),
+        ),
+        Mistake(
             "sign",
             "the sign is flipped: reward minus baseline",
             lambda r, n: -ob.leave_one_out_advantages(r, n),
@@ -270,6 +275,11 @@ ENTROPY_PUSHES = Exercise(
             lambda h, t, eta: (t - h, h - t),
         ),
         Mistake(
+            "same sign, the text's",
+            "both forms push as the text says; the point is that they contradict each other",
+            lambda h, t, eta: (eta * (h - t),) * 2,
+        ),
+        Mistake(
             "size only",
             "the absolute value loses the direction, which is all that matters here",
             lambda h, t, eta: (eta * abs(t - h),) * 2,
@@ -292,7 +302,8 @@ CONTROLLER_STEP = Exercise(
     _step,
     [(0.5, 0.3, 1.0, 0.05, 0.05, 0.95), (0.5, -0.02, 1.0, 0.05, 0.05, 0.95),
      (0.93, 0.9, 1.0, 0.05, 0.05, 0.95), (0.07, -0.04, 2.0, 0.5, 0.05, 0.95),
-     (0.6, 0.03, 0.5, 0.1, 0.05, 0.95), (0.3, 0.2, 0.2, 0.1, 0.05, 0.95)],
+     (0.6, 0.03, 0.5, 0.1, 0.05, 0.95), (0.5, -0.4, 1.0, 0.05, 0.05, 0.95),
+     (0.3, 0.2, 0.2, 0.1, 0.05, 0.95)],
     [
         Mistake(
             "no limit on the change",
@@ -319,6 +330,11 @@ CONTROLLER_STEP = Exercise(
             "sign of the signal only",
             "every signal, however weak, moves mu by max_change; a weak one should move it less",
             lambda mu, s, eta, most, lo, hi: clip(mu + math.copysign(most, s), lo, hi),
+        ),
+        Mistake(
+            "one limit only",
+            "only rises are limited; a large negative signal still throws mu down",
+            lambda mu, s, eta, most, lo, hi: clip(mu + min(eta * s, most), lo, hi),
         ),
         Mistake(
             "eta ignored",
@@ -394,7 +410,7 @@ def _share(estimates: Tensor, reference: float) -> Tensor:
 SIGN_AGREEMENT = Exercise(
     "sign_agreement",
     _share,
-    [(_ESTIMATES, 0.05), (_ESTIMATES, -2.0)],
+    [(_ESTIMATES, 0.05), (_ESTIMATES, -2.0), (_randn(7, seed=9), -0.1), (_randn(9, seed=10), 0.3)],
     [
         Mistake(
             "reference ignored",

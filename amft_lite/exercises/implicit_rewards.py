@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from amft_lite import implicit_reward as ir
@@ -91,6 +93,16 @@ KL_DIVERGENCE = Exercise(
             lambda p, q: (p * (p.log() - q.log())).sum(-1),
         ),
         Mistake(
+            "bits",
+            "this is in bits (logarithm to base 2); the field counts in nats",
+            lambda p, q: ir.kl_divergence(p, q) / math.log(2),
+        ),
+        Mistake(
+            "wrong axis",
+            "the sum runs over the rows; the words are the last dimension",
+            lambda p, q: (p * (p.log() - q.log())).sum(0),
+        ),
+        Mistake(
             "cross-entropy",
             "this is the cross-entropy -sum p log q; KL subtracts the entropy of p from it",
             lambda p, q: -(p * q.log()).sum(-1),
@@ -130,6 +142,21 @@ IMITATION_REWARD = Exercise(
             "log-probability",
             "this is -log pi(y*), the loss; the reward is 1 / pi(y*)",
             lambda probs, words: -probs.log() * _one_hot(probs, words),
+        ),
+        Mistake(
+            "sign",
+            "the sign is flipped: this would push the expert's word down",
+            lambda probs, words: -ir.imitation_reward(probs, words),
+        ),
+        Mistake(
+            "log of the probability",
+            "this pays log pi(y*), which is negative and largest for likely words",
+            lambda probs, words: probs.log() * _one_hot(probs, words),
+        ),
+        Mistake(
+            "gradient in place of reward",
+            "this is the gradient with respect to the logits (one-hot minus pi), not the reward",
+            lambda probs, words: _one_hot(probs, words) - probs,
         ),
         Mistake(
             "probability",
@@ -176,6 +203,11 @@ TOKEN_REWARDS = Exercise(
             lambda a, b, mask, beta: beta * (a.exp() - b.exp()) * mask,
         ),
         Mistake(
+            "ratio without log",
+            "this is the ratio itself; take its logarithm, so that equal policies give 0",
+            lambda a, b, mask, beta: beta * (a - b).exp() * mask,
+        ),
+        Mistake(
             "summed",
             "the tokens are added up; the reward is wanted token by token, [B, T]",
             lambda a, b, mask, beta: (beta * (a - b) * mask).sum(1),
@@ -208,6 +240,11 @@ REVERSE_KL_ESTIMATE = Exercise(
             "not centred",
             "the -1 is missing: where the two policies agree the estimate must be 0",
             lambda a, b: (b - a).exp() - (b - a),
+        ),
+        Mistake(
+            "wrong sign of d",
+            "d is added where it should be subtracted: exp(d) - 1 - d",
+            lambda a, b: (b - a).exp() - 1 + (b - a),
         ),
         Mistake(
             "averaged",

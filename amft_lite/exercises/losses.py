@@ -180,13 +180,13 @@ POLICY_GRADIENT_LOSS = Exercise(
 )
 
 
-def _ppo(surrogate, detach_old: bool = True):
+def _ppo(surrogate, detach_old: bool = True, detach_advantages: bool = True):
     """A PPO loss with another surrogate of (ratio, advantage, clip range)."""
 
     def loss(logps, old, advantages, mask, clip_range):
         old = old.detach() if detach_old else old
         ratio = (logps - old).exp()
-        a = advantages.detach().unsqueeze(1)
+        a = (advantages.detach() if detach_advantages else advantages).unsqueeze(1)
         return -(surrogate(ratio, a, clip_range) * mask).sum() / mask.sum()
 
     return loss
@@ -254,6 +254,16 @@ PPO_CLIP_LOSS = Exercise(
             _ppo(_exact, detach_old=False),
         ),
         Mistake(
+            "advantages not detached",
+            "the value is right, but a gradient flows into the advantages: detach them",
+            _ppo(_exact, detach_advantages=False),
+        ),
+        Mistake(
+            "padding in the denominator",
+            "padding is left out of the sum but counted in the mean; divide by mask.sum()",
+            lambda x, o, a, m, e: ob.ppo_clip_loss(x, o, a, m, e) * m.sum() / m.numel(),
+        ),
+        Mistake(
             "sign",
             "the sign is flipped: the surrogate is to be maximised, the loss is its negative",
             lambda x, o, a, m, e: -ob.ppo_clip_loss(x, o, a, m, e),
@@ -279,7 +289,7 @@ PPO_CLIP_LOSS = Exercise(
             ).sum() / m.sum(),
         ),
     ],
-    gradients=(0, 1),
+    gradients=(0, 1, 2),
 )  # fmt: skip
 
 _GAE_MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
@@ -453,6 +463,16 @@ CLIP_FRACTION = Exercise(
             lambda r, a, m, e: _clip_fraction(r, a, torch.ones_like(m), e),
         ),
         Mistake(
+            "the others",
+            "this is the share of tokens on which the clip does not act",
+            lambda r, a, m, e: 1 - _clip_fraction(r, a, m, e),
+        ),
+        Mistake(
+            "padding in the denominator",
+            "padding is left out of the count but not of the total; divide by mask.sum()",
+            lambda r, a, m, e: _clip_fraction(r, a, m, e) * m.sum() / m.numel(),
+        ),
+        Mistake(
             "count",
             "this is a number of tokens; a share is wanted",
             lambda r, a, m, e: _clip_fraction(r, a, m, e) * m.sum(),
@@ -502,6 +522,11 @@ ACCUMULATED_LOSSES = Exercise(
             "padding counted",
             "the whole batch's positions are counted with its padding; count the masks' ones",
             _each(lambda x, m, xs, ms: -(x * m).sum() / sum(y.numel() for y in ms)),
+        ),
+        Mistake(
+            "sums",
+            "the tokens are only added up; divide every piece by the tokens of the whole batch",
+            _each(lambda x, m, xs, ms: -(x * m).sum()),
         ),
         Mistake(
             "added up",

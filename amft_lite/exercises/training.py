@@ -39,6 +39,16 @@ MIX = Exercise(
             lambda s, r, mu: s - r,
         ),
         Mistake(
+            "plain mean",
+            "mu is not used; both gradients weigh one half",
+            lambda s, r, mu: (s + r) / 2,
+        ),
+        Mistake(
+            "minus",
+            "the two parts are subtracted; Eq. 3 adds them",
+            lambda s, r, mu: (1 - mu) * r - mu * s,
+        ),
+        Mistake(
             "only imitation",
             "g_RL is missing",
             lambda s, r, mu: mu * s,

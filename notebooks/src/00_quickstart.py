@@ -113,7 +113,6 @@ DEMONSTRATIONS = 100
 from dataclasses import asdict
 
 import torch
-
 from amft_lite import AMFT, build_config, evaluate
 
 torch.set_num_threads(1)  # two threads on a small busy machine are slower than one
@@ -217,7 +216,9 @@ from amft_lite.study import shipped
 result = shipped("quick")
 for name, row in result["means"].items():
     m = row["test"]
-    print(f"{name:15} {m['mean']:.3f}  [{m['low']:.3f}, {m['high']:.3f}]  n={m['n']} seeds")
+    print(
+        f"{name:15} {m['mean']:.3f}  [{m['low']:.3f}, {m['high']:.3f}]  n={m['n']} seeds"
+    )
 print("\ndifferences, paired by seed")
 for name, row in result["differences"].items():
     m = row["test"]

@@ -1,0 +1,671 @@
+"""Right solutions that do not look like the obvious one: (exercise, function).
+
+Loops, einsum, other orders of dimensions, other algebra, NumPy where no gradient is asked. Written
+from the exercises' texts alone, before anyone had seen a check.
+"""
+
+import math
+from fractions import Fraction
+from functools import reduce
+from itertools import accumulate
+from statistics import mean, stdev
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+RIGHT = []  # (exercise, function)
+
+
+def right(exercise):
+    def keep(fn):
+        RIGHT.append((exercise, fn))
+        return fn
+
+    return keep
+
+
+# ------------------------------------------------------------------ sequence_logp
+@right("sequence_logp")
+def _(logps, mask):
+    return torch.einsum("bt,bt->b", logps, mask.to(logps.dtype))
+
+
+@right("sequence_logp")
+def _(logps, mask):
+    rows = []
+    for row, keep in zip(logps, mask, strict=True):
+        rows.append(row[keep.bool()].sum())
+    return torch.stack(rows)
+
+
+@right("sequence_logp")
+def _(logps, mask):
+    probs = torch.where(mask.bool(), logps, torch.zeros_like(logps)).T.exp()
+    return probs.log().cumsum(dim=0)[-1]
+
+
+# ------------------------------------------------------------------ kl_divergence
+@right("kl_divergence")
+def _(p, q):
+    return torch.xlogy(p, p).sum(-1) - torch.xlogy(p, q).sum(-1)
+
+
+@right("kl_divergence")
+def _(p, q):
+    x, y = p.detach().numpy(), q.detach().numpy()
+    log_ratio = np.log(np.where(x > 0, x, 1.0)) - np.log(np.where(x > 0, y, 1.0))
+    return torch.as_tensor(np.einsum("...v,...v->...", x, log_ratio), dtype=p.dtype)
+
+
+@right("kl_divergence")
+def _(p, q):
+    rows = []
+    for a, b in zip(p.reshape(-1, p.shape[-1]), q.reshape(-1, p.shape[-1]), strict=True):
+        keep = a > 0
+        rows.append((a[keep] * (a[keep] / b[keep]).log()).sum())
+    return torch.stack(rows).reshape(p.shape[:-1])
+
+
+# ------------------------------------------------------------------ imitation_reward
+@right("imitation_reward")
+def _(probs, demonstrated):
+    r = torch.zeros_like(probs)
+    for b in range(probs.shape[0]):
+        y = int(demonstrated[b])
+        r[b, y] = 1 / probs[b, y]
+    return r
+
+
+@right("imitation_reward")
+def _(probs, demonstrated):
+    y = demonstrated.unsqueeze(-1)
+    return torch.zeros_like(probs).scatter(-1, y, probs.gather(-1, y).reciprocal())
+
+
+@right("imitation_reward")
+def _(probs, demonstrated):
+    hit = torch.arange(probs.shape[-1])[None, :] == demonstrated[:, None]
+    return torch.where(hit, torch.exp(-torch.log(probs)), torch.zeros_like(probs))
+
+
+# ------------------------------------------------------------------ token_rewards
+@right("token_rewards")
+def _(logps, reference_logps, mask, beta):
+    ratio = torch.exp(logps - reference_logps)
+    return torch.where(mask.bool(), ratio, torch.ones_like(ratio)).log() * beta
+
+
+@right("token_rewards")
+def _(logps, reference_logps, mask, beta):
+    out = torch.zeros_like(logps)
+    for b, t in mask.nonzero().tolist():
+        out[b, t] = beta * logps[b, t] - beta * reference_logps[b, t]
+    return out
+
+
+@right("token_rewards")
+def _(logps, reference_logps, mask, beta):
+    gap = logps.sub(reference_logps).mul(beta)
+    return gap.masked_fill(~mask.bool(), 0.0)
+
+
+# ------------------------------------------------------------------ reverse_kl_estimate
+@right("reverse_kl_estimate")
+def _(logps, reference_logps):
+    return torch.expm1(reference_logps - logps) + logps - reference_logps
+
+
+@right("reverse_kl_estimate")
+def _(logps, reference_logps):
+    inverse = reference_logps.exp() / logps.exp()
+    return inverse - torch.log(inverse) - 1
+
+
+@right("reverse_kl_estimate")
+def _(logps, reference_logps):
+    flat = []
+    for new, ref in zip(logps.flatten(), reference_logps.flatten(), strict=True):
+        d = ref - new
+        flat.append(torch.exp(d) - 1 - d)
+    return torch.stack(flat).reshape(logps.shape)
+
+
+# ------------------------------------------------------------------ multiplier
+@right("multiplier")
+def _(mu):
+    return 1.0 / (1.0 - mu) - 1.0
+
+
+@right("multiplier")
+def _(mu):
+    return float(Fraction(mu) / (1 - Fraction(mu)))
+
+
+@right("multiplier")
+def _(mu):
+    return math.exp(math.log(mu) - math.log1p(-mu)) if mu > 0 else 0.0
+
+
+# ------------------------------------------------------------------ sft_loss
+@right("sft_loss")
+def _(logps, mask):
+    return logps[mask.bool()].mean().neg()
+
+
+@right("sft_loss")
+def _(logps, mask):
+    lengths = mask.to(logps.dtype).sum(1)
+    means = (logps * mask).sum(1) / lengths.clamp(min=1)
+    return -(means * (lengths / lengths.sum())).sum()
+
+
+@right("sft_loss")
+def _(logps, mask):
+    w = mask.to(logps.dtype).flatten()
+    return -torch.dot(logps.flatten(), w / w.sum())
+
+
+@right("sft_loss")
+def _(logps, mask):
+    total, count = logps.new_zeros(()), 0
+    for row, keep in zip(logps, mask.tolist(), strict=True):
+        for x, k in zip(row, keep, strict=True):
+            if k:
+                total, count = total - x, count + 1
+    return total / count
+
+
+# ------------------------------------------------------------------ accumulated_losses
+@right("accumulated_losses")
+def _(pieces, masks):
+    tokens = torch.stack([m.sum() for m in masks]).to(pieces[0].dtype)
+    means = torch.stack([-x[m.bool()].mean() for x, m in zip(pieces, masks, strict=True)])
+    return means * tokens / tokens.sum()
+
+
+@right("accumulated_losses")
+def _(pieces, masks):
+    total = sum(int(m.sum()) for m in masks)
+    return [
+        -torch.einsum("bt,bt->", x, m.to(x.dtype)) / total
+        for x, m in zip(pieces, masks, strict=True)
+    ]
+
+
+@right("accumulated_losses")
+def _(pieces, masks):
+    mask = torch.cat(list(masks)).to(pieces[0].dtype)
+    rows = -(torch.cat(list(pieces)) * mask).sum(1) / mask.sum()
+    return [part.sum() for part in rows.split([len(x) for x in pieces])]
+
+
+# ------------------------------------------------------------------ group_advantages
+@right("group_advantages")
+def _(rewards, group_size):
+    out = []
+    for g in rewards.split(group_size):
+        centred = g - g.sum() / len(g)
+        sd = torch.sqrt((centred * centred).sum() / (len(g) - 1))
+        out.append(centred / (sd + 1e-4))
+    return torch.cat(out)
+
+
+@right("group_advantages")
+def _(rewards, group_size):
+    x = rewards.detach().numpy().reshape(-1, group_size)
+    z = (x - x.mean(1, keepdims=True)) / (x.std(1, ddof=1, keepdims=True) + 1e-4)
+    return torch.as_tensor(z.ravel(), dtype=rewards.dtype)
+
+
+@right("group_advantages")
+def _(rewards, group_size):
+    g = rewards.unfold(0, group_size, group_size).T  # [group_size, prompts]
+    return ((g - g.mean(0)) / (g.std(0) + 1e-4)).T.flatten()
+
+
+# ------------------------------------------------------------------ policy_gradient_loss
+@right("policy_gradient_loss")
+def _(logps, advantages, mask):
+    a = advantages.detach() / len(advantages)
+    return -torch.einsum("b,bt,bt->", a, logps, mask.to(logps.dtype))
+
+
+@right("policy_gradient_loss")
+def _(logps, advantages, mask):
+    terms = []
+    for b in range(logps.shape[0]):
+        terms.append(logps[b][mask[b].bool()].sum() * advantages[b].item())
+    return -torch.stack(terms).mean()
+
+
+@right("policy_gradient_loss")
+def _(logps, advantages, mask):
+    with torch.no_grad():
+        weight = -advantages[:, None] * mask / logps.shape[0]
+    return (weight * logps).sum(0).sum()
+
+
+# ------------------------------------------------------------------ ppo_clip_loss
+@right("ppo_clip_loss")
+def _(logps, old_logps, advantages, mask, clip_range):
+    a = advantages.detach().unsqueeze(1)
+    r = torch.exp(logps - old_logps.detach())
+    up, down = a.clamp(min=0), a.clamp(max=0)
+    obj = up * r.clamp(max=1 + clip_range) + down * r.clamp(min=1 - clip_range)
+    return -(obj * mask).sum() / mask.sum()
+
+
+@right("ppo_clip_loss")
+def _(logps, old_logps, advantages, mask, clip_range):
+    total = logps.new_zeros(())
+    for b, t in mask.nonzero().tolist():
+        a, r = advantages[b].item(), (logps[b, t] - old_logps[b, t].item()).exp()
+        clipped = r.clamp(1 - clip_range, 1 + clip_range)
+        total = total - (r * a if (r * a).item() <= (clipped * a).item() else clipped * a)
+    return total / mask.sum()
+
+
+@right("ppo_clip_loss")
+def _(logps, old_logps, advantages, mask, clip_range):
+    keep = mask.bool()
+    a = advantages.detach()[:, None].expand(logps.shape)[keep]
+    r = torch.exp(logps[keep] - old_logps[keep].detach())
+    return torch.max(-a * r, -a * torch.clip(r, 1 - clip_range, 1 + clip_range)).mean()
+
+
+@right("ppo_clip_loss")
+def _(logps, old_logps, advantages, mask, clip_range):
+    a = advantages.detach()[:, None]
+    r = torch.exp(logps - old_logps.detach())
+    edge = 1 + clip_range * torch.sign(a)
+    cut = ((r - edge) * a > 0) | (a == 0)
+    return -(torch.where(cut, edge.expand_as(r), r) * a)[mask.bool()].mean()
+
+
+# ------------------------------------------------------------------ clip_fraction
+@right("clip_fraction")
+def _(ratio, advantages, mask, clip_range):
+    cut = torch.sign(advantages)[:, None] * (ratio - 1) > clip_range
+    return cut[mask.bool()].to(ratio.dtype).mean()
+
+
+@right("clip_fraction")
+def _(ratio, advantages, mask, clip_range):
+    hits, count = 0, 0
+    for b, t in mask.nonzero().tolist():
+        r, a = ratio[b, t].item(), advantages[b].item()
+        hits += (a > 0 and r > 1 + clip_range) or (a < 0 and r < 1 - clip_range)
+        count += 1
+    return torch.tensor(hits / count, dtype=ratio.dtype)
+
+
+@right("clip_fraction")
+def _(ratio, advantages, mask, clip_range):
+    r = ratio.detach().clone().requires_grad_()
+    a = advantages.detach()[:, None]
+    obj = torch.min(r * a, r.clamp(1 - clip_range, 1 + clip_range) * a)
+    with torch.enable_grad():
+        (grad,) = torch.autograd.grad(obj.sum(), r)
+    cut = (grad == 0) & (a != 0) & mask.bool()
+    return cut.to(ratio.dtype).sum() / mask.sum()
+
+
+# ------------------------------------------------------------------ gae
+@right("gae")
+def _(rewards, values, mask, gamma, lam):
+    out = torch.zeros_like(rewards)
+    for b in range(rewards.shape[0]):
+        n = int(mask[b].sum())
+        v = [*values[b, :n].tolist(), 0.0]
+        delta = [rewards[b, t].item() + gamma * v[t + 1] - v[t] for t in range(n)]
+        for t in range(n):
+            out[b, t] = sum((gamma * lam) ** (k - t) * delta[k] for k in range(t, n))
+    return out
+
+
+@right("gae")
+def _(rewards, values, mask, gamma, lam):
+    on = mask.to(rewards.dtype)
+    v = values * on
+    delta = (rewards - v) * on + gamma * F.pad(v, (0, 1))[:, 1:]
+    t = torch.arange(rewards.shape[1])
+    lag = t[:, None] - t[None, :]
+    decay = torch.where(lag >= 0, (gamma * lam) ** lag.clamp(min=0).to(v.dtype), 0.0)
+    return torch.einsum("bs,st->bt", delta, decay.to(v.dtype)) * on
+
+
+@right("gae")
+def _(rewards, values, mask, gamma, lam):
+    # lambda return: G_t = r_t + gamma ((1 - lam) V_{t+1} + lam G_{t+1});  A = G - V
+    on = mask.bool().T
+    r, v = (torch.where(on, x.T, torch.zeros_like(x.T)) for x in (rewards, values))
+    ret, nxt, rows = torch.zeros_like(r[0]), torch.zeros_like(r[0]), []
+    for r_t, v_t, on_t in zip(r.flip(0), v.flip(0), on.flip(0), strict=True):
+        ret = torch.where(on_t, r_t + gamma * ((1 - lam) * nxt + lam * ret), 0 * ret)
+        nxt = v_t
+        rows.append(ret - v_t)
+    return torch.stack(rows[::-1], dim=1)
+
+
+# ------------------------------------------------------------------ token_entropy
+@right("token_entropy")
+def _(logits):
+    return torch.logsumexp(logits, -1) - (F.softmax(logits, dim=-1) * logits).sum(-1)
+
+
+@right("token_entropy")
+def _(logits):
+    return torch.distributions.Categorical(logits=logits).entropy()
+
+
+@right("token_entropy")
+def _(logits):
+    e = torch.exp(logits - logits.amax(-1, keepdim=True).detach())
+    p = e / e.sum(-1, keepdim=True)
+    return torch.special.entr(p).sum(-1)
+
+
+@right("token_entropy")
+def _(logits):
+    logp = logits.movedim(-1, 0).log_softmax(0)
+    return torch.einsum("v...,v...->...", logp.exp(), logp).neg()
+
+
+# ------------------------------------------------------------------ mu_gradient
+@right("mu_gradient")
+def _(grad_utility, grad_sft, grad_rl, lr):
+    return lr * (grad_utility @ grad_rl) - lr * (grad_utility @ grad_sft)
+
+
+@right("mu_gradient")
+def _(grad_utility, grad_sft, grad_rl, lr):
+    total = grad_utility.new_zeros(())
+    for u, s, r in zip(grad_utility, grad_sft, grad_rl, strict=True):
+        total = total + u * -lr * (s - r)
+    return total
+
+
+@right("mu_gradient")
+def _(grad_utility, grad_sft, grad_rl, lr):
+    u, s, r = (x.detach().numpy() for x in (grad_utility, grad_sft, grad_rl))
+    return torch.as_tensor(np.einsum("n,n->", u, lr * (r - s)), dtype=grad_rl.dtype)
+
+
+# ------------------------------------------------------------------ adam_update
+@right("adam_update")
+def _(grad, m, v, step, lr, beta1, beta2, eps):
+    m_new, v_new = torch.lerp(grad, m, beta1), torch.lerp(grad**2, v, beta2)
+    root = math.sqrt(1 - beta2**step)
+    return -(lr * root / (1 - beta1**step)) * m_new / (v_new.sqrt() + eps * root)
+
+
+@right("adam_update")
+def _(grad, m, v, step, lr, beta1, beta2, eps):
+    out = []
+    for g, a, b in zip(grad.tolist(), m.tolist(), v.tolist(), strict=True):
+        first = (beta1 * a + (1 - beta1) * g) / (1 - beta1**step)
+        second = (beta2 * b + (1 - beta2) * g * g) / (1 - beta2**step)
+        out.append(-lr * first / (math.sqrt(second) + eps))
+    return torch.tensor(out, dtype=grad.dtype)
+
+
+@right("adam_update")
+def _(grad, m, v, step, lr, beta1, beta2, eps):
+    theta = torch.nn.Parameter(torch.zeros_like(grad))
+    theta.grad = grad.detach().clone()
+    opt = torch.optim.Adam([theta], lr=lr, betas=(beta1, beta2), eps=eps)
+    opt.state[theta] = {
+        "step": torch.tensor(float(step - 1), dtype=torch.float64),
+        "exp_avg": m.detach().clone(),
+        "exp_avg_sq": v.detach().clone(),
+    }
+    opt.step()
+    return theta.detach()
+
+
+# ------------------------------------------------------------------ adam_direction
+@right("adam_direction")
+def _(update, grad_sft, grad_rl, mu, width):
+    ends = np.clip([mu - width / 2, mu + width / 2], 0.0, 1.0).tolist()
+    down, up = (update(torch.lerp(grad_rl, grad_sft, x)) for x in ends)
+    return (up - down) / (ends[1] - ends[0])
+
+
+@right("adam_direction")
+def _(update, grad_sft, grad_rl, mu, width):
+    hi = mu + width / 2 if mu + width / 2 < 1 else 1.0
+    lo = mu - width / 2 if mu - width / 2 > 0 else 0.0
+    both = torch.stack([grad_rl, grad_sft])
+    w = both.new_tensor([[1 - lo, lo], [1 - hi, hi]])
+    mixed = w @ both
+    return update(mixed[1]) / (hi - lo) - update(mixed[0]) / (hi - lo)
+
+
+# ------------------------------------------------------------------ leave_one_out_advantages
+@right("leave_one_out_advantages")
+def _(rewards, group_size):
+    g = rewards.reshape(-1, group_size)
+    return ((g - g.mean(1, keepdim=True)) * group_size / (group_size - 1)).flatten()
+
+
+@right("leave_one_out_advantages")
+def _(rewards, group_size):
+    out = []
+    for i in range(len(rewards)):
+        start = i - i % group_size
+        others = torch.cat([rewards[start:i], rewards[i + 1 : start + group_size]])
+        out.append(rewards[i] - others.mean())
+    return torch.stack(out)
+
+
+@right("leave_one_out_advantages")
+def _(rewards, group_size):
+    w = torch.full((group_size, group_size), -1.0 / (group_size - 1), dtype=rewards.dtype)
+    w.fill_diagonal_(1.0)
+    return torch.einsum("pj,ij->pi", rewards.view(-1, group_size), w).reshape(-1)
+
+
+# ------------------------------------------------------------------ sign_agreement
+@right("sign_agreement")
+def _(estimates, reference):
+    return (estimates * math.copysign(1.0, reference) > 0).to(torch.float64).mean()
+
+
+@right("sign_agreement")
+def _(estimates, reference):
+    hits = sum(1 for x in estimates.tolist() if (x > 0 > -reference) or (x < 0 < -reference))
+    return torch.tensor(hits / len(estimates), dtype=torch.float64)
+
+
+@right("sign_agreement")
+def _(estimates, reference):
+    same = np.sign(estimates.detach().numpy()) == np.sign(reference)
+    return torch.tensor(float(np.count_nonzero(same)) / same.size, dtype=torch.float64)
+
+
+# ------------------------------------------------------------------ moving_average
+@right("moving_average")
+def _(values, decay):
+    return reduce(lambda a, new: a + (1 - decay) * (new - a), values)
+
+
+@right("moving_average")
+def _(values, decay):
+    n = len(values)
+    w = [decay ** (n - 1)] + [(1 - decay) * decay ** (n - 1 - i) for i in range(1, n)]
+    stacked = torch.stack(list(values))
+    return torch.einsum("t,tn->n", stacked.new_tensor(w), stacked)
+
+
+@right("moving_average")
+def _(values, decay):
+    return list(accumulate(values, lambda a, new: torch.lerp(new, a, decay)))[-1]
+
+
+# ------------------------------------------------------------------ entropy_pushes
+@right("entropy_pushes")
+def _(entropy, target, eta):
+    surplus = entropy - target
+    return -eta * surplus, eta * surplus
+
+
+@right("entropy_pushes")
+def _(entropy, target, eta):
+    printed = eta * target - eta * entropy
+    return printed, abs(printed) if entropy > target else -abs(printed)
+
+
+# ------------------------------------------------------------------ controller_step
+@right("controller_step")
+def _(mu, signal, eta, max_change, low, high):
+    move = eta * signal
+    if abs(move) > max_change:
+        move = math.copysign(max_change, move)
+    return sorted([low, mu + move, high])[1]
+
+
+@right("controller_step")
+def _(mu, signal, eta, max_change, low, high):
+    new = np.clip(mu + eta * signal, mu - max_change, mu + max_change)
+    return float(np.clip(new, low, high))
+
+
+@right("controller_step")
+def _(mu, signal, eta, max_change, low, high):
+    move = torch.tensor(eta * signal, dtype=torch.float64).clamp(-max_change, max_change)
+    return (mu + move).clamp(low, high).item()
+
+
+# ------------------------------------------------------------------ mix
+@right("mix")
+def _(grad_sft, grad_rl, mu):
+    return grad_rl + mu * (grad_sft - grad_rl)
+
+
+@right("mix")
+def _(grad_sft, grad_rl, mu):
+    both = torch.stack([grad_sft, grad_rl], dim=1)
+    return both @ both.new_tensor([mu, 1 - mu])
+
+
+@right("mix")
+def _(grad_sft, grad_rl, mu):
+    pairs = zip(grad_sft, grad_rl, strict=True)
+    return torch.stack([mu * s + (1 - mu) * r for s, r in pairs])
+
+
+# ------------------------------------------------------------------ amft_step
+@right("amft_step")
+def _(theta, mu, g_sft, g_rl, rule, lr):
+    rl, sft = g_rl(theta), g_sft(theta)
+    mu = rule(mu, sft, rl)
+    return torch.add(theta, torch.lerp(rl, sft, mu), alpha=-lr), mu
+
+
+@right("amft_step")
+def _(theta, mu, g_sft, g_rl, rule, lr):
+    grads = [g(theta) for g in (g_sft, g_rl)]
+    new_mu = rule(mu, *grads)
+    new = theta.clone()
+    for weight, grad in zip((new_mu, 1 - new_mu), grads, strict=True):
+        new = new - lr * weight * grad
+    return new, new_mu
+
+
+# ------------------------------------------------------------------ clip_by_norm
+@right("clip_by_norm")
+def _(grad, max_norm):
+    n = math.sqrt(sum(x * x for x in grad.tolist()))
+    return grad * (max_norm / n) if n > max_norm else grad.clone()
+
+
+@right("clip_by_norm")
+def _(grad, max_norm):
+    return grad / torch.clamp(torch.einsum("n,n->", grad, grad).sqrt() / max_norm, min=1)
+
+
+@right("clip_by_norm")
+def _(grad, max_norm):
+    n = float(np.linalg.norm(grad.detach().numpy()))
+    return grad * min(1.0, max_norm / n if n else 1.0)
+
+
+# ------------------------------------------------------------------ linear_mu
+@right("linear_mu")
+def _(step, steps, warmup_steps, high, low):
+    return float(np.interp(step, [warmup_steps, steps - 1], [high, low]))
+
+
+@right("linear_mu")
+def _(step, steps, warmup_steps, high, low):
+    left = min((steps - 1 - step) / (steps - 1 - warmup_steps), 1.0)
+    return left * high + (1 - left) * low
+
+
+@right("linear_mu")
+def _(step, steps, warmup_steps, high, low):
+    mu, drop = high, (high - low) / (steps - 1 - warmup_steps)
+    for _step in range(warmup_steps, step):
+        mu -= drop
+    return mu
+
+
+# ------------------------------------------------------------------ leaks
+@right("leaks")
+def _(training, validation):
+    def key(prompt):
+        return tuple(sorted(int(c) for c in prompt.split()))
+
+    seen = {key(p) for p in training}
+    names = ["-".join(str(c) for c in k) for k in {key(p) for p in validation} if k in seen]
+    return sorted(names)
+
+
+@right("leaks")
+def _(training, validation):
+    found = []
+    for a in training:
+        for b in validation:
+            x, y = sorted(a.split(), key=int), sorted(b.split(), key=int)
+            if x == y and "-".join(x) not in found:
+                found.append("-".join(x))
+    found.sort()
+    return found
+
+
+# ------------------------------------------------------------------ paired_interval
+@right("paired_interval")
+def _(a, b, t_value):
+    d = [x - y for x, y in zip(a, b, strict=True)]
+    half = t_value * stdev(d) / math.sqrt(len(d))
+    return mean(d), mean(d) - half, mean(d) + half
+
+
+@right("paired_interval")
+def _(a, b, t_value):
+    a, b, n = np.asarray(a, float), np.asarray(b, float), len(a)
+    cov = np.cov(a, b, ddof=1)
+    sd = np.sqrt(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1])
+    m = a.mean() - b.mean()
+    return tuple(float(m + k * t_value * sd / np.sqrt(n)) for k in (0, -1, 1))
+
+
+@right("paired_interval")
+def _(a, b, t_value):
+    d = torch.tensor([a, b], dtype=torch.float64).diff(dim=0)[0].neg()
+    se = torch.sqrt(d.var(correction=1) / d.numel())
+    return d.mean().item(), (d.mean() - t_value * se).item(), (d.mean() + t_value * se).item()
+
+
+@right("diagnosis")
+def _():
+    found = {"stale gradient": "D", "reversed meta sign": "C"}
+    found |= {"leaking validation": "B", "mean of means": "A"}
+    return {run: bug for bug, run in found.items()}
+
+
+@right("diagnosis")
+def _():
+    bugs = ("mean of means", "leaking validation", "reversed meta sign", "stale gradient")
+    return dict(zip("ABCD", bugs, strict=True))

@@ -1,0 +1,1289 @@
+"""Wrong solutions as students write them: (exercise, the mistake `check` must name, function).
+
+Written from the exercises' texts alone, before anyone had seen a check. The kinds `value`, `shape`,
+`gradient`, `other` and the like stand for mistakes that no check foresees: rejected, but without a
+sentence of their own.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+WRONG = []  # (exercise, kind, function)
+
+
+def wrong(exercise, kind):
+    def keep(fn):
+        WRONG.append((exercise, kind, fn))
+        return fn
+
+    return keep
+
+
+# ------------------------------------------------------------------ sequence_logp
+@wrong("sequence_logp", "zero")
+def _(logps, mask):
+    return torch.zeros(logps.shape[0], dtype=logps.dtype)
+
+
+@wrong("sequence_logp", "mask ignored")
+def _(logps, mask):
+    return logps.sum(dim=-1)
+
+
+@wrong("sequence_logp", "mean over tokens")
+def _(logps, mask):
+    return (logps * mask).sum(1) / mask.sum(1)
+
+
+@wrong("sequence_logp", "value")
+def _(logps, mask):
+    total = torch.zeros_like(logps[:, 0])
+    for t in range(1, logps.shape[1]):
+        total = total + logps[:, t] * mask[:, t]
+    return total
+
+
+@wrong("sequence_logp", "no gradient")
+def _(logps, mask):
+    out = []
+    for row, keep in zip(logps, mask, strict=True):
+        out.append(sum(x.item() for x, k in zip(row, keep, strict=True) if k))
+    return torch.tensor(out, dtype=logps.dtype)
+
+
+@wrong("sequence_logp", "value")
+def _(logps, mask):
+    return torch.log((torch.exp(logps) * mask).sum(dim=1))
+
+
+# ------------------------------------------------------------------ kl_divergence
+@wrong("kl_divergence", "reversed")
+def _(p, q):
+    terms = torch.where(q > 0, q * (q.log() - p.clamp(min=1e-12).log()), torch.zeros_like(q))
+    return terms.sum(-1)
+
+
+@wrong("kl_divergence", "zero times infinity")
+def _(p, q):
+    return (p * torch.log(p / q)).sum(dim=-1)
+
+
+@wrong("kl_divergence", "sign")
+def _(p, q):
+    return (torch.xlogy(p, q) - torch.xlogy(p, p)).sum(-1)
+
+
+@wrong("kl_divergence", "bits")
+def _(p, q):
+    ratio = torch.where(p > 0, p / q, torch.ones_like(p))
+    return (p * torch.log2(ratio)).sum(-1)
+
+
+@wrong("kl_divergence", "mean over words")
+def _(p, q):
+    return F.kl_div(q.log(), p, reduction="none").mean(dim=-1)
+
+
+@wrong("kl_divergence", "wrong axis")
+def _(p, q):
+    terms = torch.xlogy(p, p) - torch.xlogy(p, q)
+    return terms.sum(dim=0)
+
+
+# ------------------------------------------------------------------ imitation_reward
+@wrong("imitation_reward", "not divided")
+def _(probs, demonstrated):
+    return F.one_hot(demonstrated, probs.shape[-1]).to(probs.dtype)
+
+
+@wrong("imitation_reward", "everyone paid")
+def _(probs, demonstrated):
+    return 1.0 / probs
+
+
+@wrong("imitation_reward", "log of the probability")
+def _(probs, demonstrated):
+    r = torch.zeros_like(probs)
+    for b, y in enumerate(demonstrated.tolist()):
+        r[b, y] = probs[b, y].log()
+    return r
+
+
+@wrong("imitation_reward", "gradient in place of reward")
+def _(probs, demonstrated):
+    target = torch.eye(probs.shape[1], dtype=probs.dtype)[demonstrated]
+    return target - probs
+
+
+@wrong("imitation_reward", "sign")
+def _(probs, demonstrated):
+    y = demonstrated[:, None]
+    return torch.zeros_like(probs).scatter(1, y, -1.0 / probs.gather(1, y))
+
+
+# ------------------------------------------------------------------ token_rewards
+@wrong("token_rewards", "mask ignored")
+def _(logps, reference_logps, mask, beta):
+    return beta * (logps - reference_logps)
+
+
+@wrong("token_rewards", "sign")
+def _(logps, reference_logps, mask, beta):
+    return -beta * (logps - reference_logps) * mask
+
+
+@wrong("token_rewards", "ratio without log")
+def _(logps, reference_logps, mask, beta):
+    ratio = torch.exp(logps - reference_logps)
+    return torch.where(mask.bool(), beta * ratio, torch.zeros_like(ratio))
+
+
+@wrong("token_rewards", "value")
+def _(logps, reference_logps, mask, beta):
+    return beta * (logps / reference_logps) * mask
+
+
+@wrong("token_rewards", "value")
+def _(logps, reference_logps, mask, beta):
+    total = ((logps - reference_logps) * mask).sum(dim=1, keepdim=True)
+    return beta * total * mask
+
+
+@wrong("token_rewards", "beta divides")
+def _(logps, reference_logps, mask, beta):
+    return (logps - reference_logps) * mask / beta
+
+
+# ------------------------------------------------------------------ reverse_kl_estimate
+@wrong("reverse_kl_estimate", "ratio upside down")
+def _(logps, reference_logps):
+    d = logps - reference_logps
+    return torch.exp(d) - 1 - d
+
+
+@wrong("reverse_kl_estimate", "k1")
+def _(logps, reference_logps):
+    return logps - reference_logps
+
+
+@wrong("reverse_kl_estimate", "k2")
+def _(logps, reference_logps):
+    return 0.5 * (reference_logps - logps).pow(2)
+
+
+@wrong("reverse_kl_estimate", "averaged")
+def _(logps, reference_logps):
+    d = reference_logps - logps
+    return (torch.expm1(d) - d).mean()
+
+
+@wrong("reverse_kl_estimate", "wrong sign of d")
+def _(logps, reference_logps):
+    diff = reference_logps - logps
+    return diff.exp() - 1 + diff
+
+
+@wrong("reverse_kl_estimate", "value")
+def _(logps, reference_logps):
+    return (logps - reference_logps).clamp(min=0)
+
+
+# ------------------------------------------------------------------ multiplier
+@wrong("multiplier", "mu itself")
+def _(mu):
+    return mu
+
+
+@wrong("multiplier", "upside down")
+def _(mu):
+    return (1 - mu) / max(mu, 1e-8)
+
+
+@wrong("multiplier", "only divided by the other weight")
+def _(mu):
+    return 1.0 / (1.0 - mu)
+
+
+@wrong("multiplier", "value")
+def _(mu):
+    return mu / (1 + mu)
+
+
+# ------------------------------------------------------------------ sft_loss
+@wrong("sft_loss", "mean of means")
+def _(logps, mask):
+    per_answer = -(logps * mask).sum(dim=1) / mask.sum(dim=1)
+    return per_answer.mean()
+
+
+@wrong("sft_loss", "sign")
+def _(logps, mask):
+    return (logps * mask).sum() / mask.sum()
+
+
+@wrong("sft_loss", "padding in the denominator")
+def _(logps, mask):
+    return -(logps * mask).mean()
+
+
+@wrong("sft_loss", "mask ignored")
+def _(logps, mask):
+    return -logps.mean()
+
+
+@wrong("sft_loss", "mean over answers")
+def _(logps, mask):
+    return -torch.where(mask.bool(), logps, torch.zeros_like(logps)).sum() / len(logps)
+
+
+@wrong("sft_loss", "no gradient")
+def _(logps, mask):
+    chosen = logps.detach().numpy()[mask.numpy() > 0]
+    return torch.tensor(-chosen.mean())
+
+
+# ------------------------------------------------------------------ accumulated_losses
+@wrong("accumulated_losses", "not scaled")
+def _(pieces, masks):
+    return [-(x * m).sum() / m.sum() for x, m in zip(pieces, masks, strict=True)]
+
+
+@wrong("accumulated_losses", "mean of means")
+def _(pieces, masks):
+    n = len(pieces)
+    losses = []
+    for i in range(n):
+        losses.append(-(pieces[i] * masks[i]).sum() / masks[i].sum() / n)
+    return torch.stack(losses)
+
+
+@wrong("accumulated_losses", "weighted by answers")
+def _(pieces, masks):
+    answers = sum(len(x) for x in pieces)
+    out = []
+    for x, m in zip(pieces, masks, strict=True):
+        out.append(-(x * m).sum() / m.sum() * len(x) / answers)
+    return out
+
+
+@wrong("accumulated_losses", "sums")
+def _(pieces, masks):
+    return torch.stack([-(x * m).sum() for x, m in zip(pieces, masks, strict=True)])
+
+
+@wrong("accumulated_losses", "value")
+def _(pieces, masks):
+    logps, mask = torch.cat(list(pieces)), torch.cat(list(masks))
+    whole = -(logps * mask).sum() / mask.sum()
+    return [whole for _ in pieces]
+
+
+@wrong("accumulated_losses", "padding counted")
+def _(pieces, masks):
+    total = sum(x.numel() for x in pieces)
+    return [-(pieces[i] * masks[i]).sum() / total for i in range(len(pieces))]
+
+
+# ------------------------------------------------------------------ group_advantages
+@wrong("group_advantages", "population spread")
+def _(rewards, group_size):
+    g = rewards.reshape(-1, group_size)
+    mean, std = g.mean(1, keepdim=True), g.std(1, keepdim=True, unbiased=False)
+    return ((g - mean) / (std + 1e-4)).reshape(-1)
+
+
+@wrong("group_advantages", "batch mean")
+def _(rewards, group_size):
+    return (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+
+
+@wrong("group_advantages", "not divided")
+def _(rewards, group_size):
+    groups = rewards.view(-1, group_size)
+    return (groups - groups.mean(-1, keepdim=True)).flatten()
+
+
+@wrong("group_advantages", "wrong groups")
+def _(rewards, group_size):
+    g = rewards.reshape(group_size, -1)
+    return ((g - g.mean(0)) / (g.std(0) + 1e-4)).reshape(-1)
+
+
+@wrong("group_advantages", "value")
+def _(rewards, group_size):
+    out = []
+    for start in range(0, len(rewards), group_size):
+        g = rewards[start : start + group_size]
+        out.append((g - g.mean()) / (g.var() + 1e-4))
+    return torch.cat(out)
+
+
+@wrong("group_advantages", "division by zero")
+def _(rewards, group_size):
+    g = rewards.reshape(-1, group_size)
+    return ((g - g.mean(1, True)) / g.std(1, keepdim=True)).reshape(-1)
+
+
+# ------------------------------------------------------------------ policy_gradient_loss
+@wrong("policy_gradient_loss", "sign")
+def _(logps, advantages, mask):
+    return (advantages.detach() * (logps * mask).sum(1)).mean()
+
+
+@wrong("policy_gradient_loss", "global token mean")
+def _(logps, advantages, mask):
+    weighted = logps * advantages.detach().unsqueeze(-1) * mask
+    return -weighted.sum() / mask.sum()
+
+
+@wrong("policy_gradient_loss", "advantage not detached")
+def _(logps, advantages, mask):
+    return -(advantages * (logps * mask).sum(dim=1)).mean()
+
+
+@wrong("policy_gradient_loss", "mask ignored")
+def _(logps, advantages, mask):
+    return -(advantages.detach() * logps.sum(-1)).mean()
+
+
+@wrong("policy_gradient_loss", "token mean")
+def _(logps, advantages, mask):
+    mean_logp = (logps * mask).sum(-1) / mask.sum(-1)
+    return -(advantages.detach() * mean_logp).mean()
+
+
+@wrong("policy_gradient_loss", "summed over answers")
+def _(logps, advantages, mask):
+    loss = 0.0
+    for b in range(len(logps)):
+        loss = loss - advantages[b].detach() * (logps[b] * mask[b]).sum()
+    return loss
+
+
+@wrong("policy_gradient_loss", "probability in place of log")
+def _(logps, advantages, mask):
+    answer_prob = (logps * mask).sum(1).exp()
+    return -(advantages.detach() * answer_prob).mean()
+
+
+# ------------------------------------------------------------------ ppo_clip_loss
+@wrong("ppo_clip_loss", "no clip")
+def _(logps, old_logps, advantages, mask, clip_range):
+    ratio = torch.exp(logps - old_logps.detach())
+    return -(ratio * advantages.detach()[:, None] * mask).sum() / mask.sum()
+
+
+@wrong("ppo_clip_loss", "only the clipped term")
+def _(logps, old_logps, advantages, mask, clip_range):
+    ratio = (logps - old_logps.detach()).exp().clamp(1 - clip_range, 1 + clip_range)
+    return -(ratio * advantages.detach().unsqueeze(1) * mask).sum() / mask.sum()
+
+
+@wrong("ppo_clip_loss", "clip on the wrong side")
+def _(logps, old_logps, advantages, mask, clip_range):
+    ratio = torch.exp(logps - old_logps.detach())
+    capped = torch.minimum(ratio, ratio.clamp(1 - clip_range, 1 + clip_range))
+    return -(capped * advantages.detach()[:, None] * mask).sum() / mask.sum()
+
+
+@wrong("ppo_clip_loss", "maximum")
+def _(logps, old_logps, advantages, mask, clip_range):
+    a = advantages.detach()[:, None]
+    r = torch.exp(logps - old_logps.detach())
+    best = torch.max(r * a, torch.clip(r, 1 - clip_range, 1 + clip_range) * a)
+    return -(best * mask).sum() / mask.sum()
+
+
+@wrong("ppo_clip_loss", "old policy not detached")
+def _(logps, old_logps, advantages, mask, clip_range):
+    a = advantages.detach()[:, None]
+    r = torch.exp(logps - old_logps)
+    obj = torch.min(r * a, r.clamp(1 - clip_range, 1 + clip_range) * a)
+    return -(obj * mask).sum() / mask.sum()
+
+
+@wrong("ppo_clip_loss", "mean of means")
+def _(logps, old_logps, advantages, mask, clip_range):
+    a = advantages.detach().view(-1, 1)
+    r = (logps - old_logps.detach()).exp()
+    obj = torch.minimum(r * a, r.clamp(1 - clip_range, 1 + clip_range) * a)
+    return -((obj * mask).sum(1) / mask.sum(1)).mean()
+
+
+@wrong("ppo_clip_loss", "value")
+def _(logps, old_logps, advantages, mask, clip_range):
+    a = advantages.detach()
+    r = ((logps - old_logps.detach()) * mask).sum(1).exp()
+    obj = torch.min(r * a, r.clamp(1 - clip_range, 1 + clip_range) * a)
+    return -obj.mean()
+
+
+@wrong("ppo_clip_loss", "ratio upside down")
+def _(logps, old_logps, advantages, mask, clip_range):
+    total = 0.0
+    for b in range(logps.shape[0]):
+        a = advantages[b].detach()
+        r = torch.exp(old_logps[b].detach() - logps[b])
+        obj = torch.minimum(r * a, r.clamp(1 - clip_range, 1 + clip_range) * a)
+        total = total - (obj * mask[b]).sum()
+    return total / mask.sum()
+
+
+@wrong("ppo_clip_loss", "sign")
+def _(logps, old_logps, advantages, mask, clip_range):
+    a = advantages.detach()[:, None]
+    r = torch.exp(logps - old_logps.detach())
+    obj = torch.minimum(r * a, r.clamp(1 - clip_range, 1 + clip_range) * a)
+    return obj[mask.bool()].mean()
+
+
+@wrong("ppo_clip_loss", "advantages not detached")
+def _(logps, old_logps, advantages, mask, clip_range):
+    a = advantages[:, None].expand_as(logps)
+    r = torch.exp(logps - old_logps.detach())
+    obj = torch.min(r * a, r.clamp(1 - clip_range, 1 + clip_range) * a)
+    return -(obj * mask).sum() / mask.sum()
+
+
+@wrong("ppo_clip_loss", "padding in the denominator")
+def _(logps, old_logps, advantages, mask, clip_range):
+    a = advantages.detach()[:, None]
+    r = torch.exp(logps - old_logps.detach())
+    obj = torch.min(r * a, r.clamp(1 - clip_range, 1 + clip_range) * a)
+    return -(obj * mask).mean()
+
+
+@wrong("ppo_clip_loss", "no gradient")
+def _(logps, old_logps, advantages, mask, clip_range):
+    a = advantages.detach()[:, None]
+    r = torch.exp(logps.detach() - old_logps.detach())
+    obj = torch.min(r * a, r.clamp(1 - clip_range, 1 + clip_range) * a)
+    return -(obj * mask).sum() / mask.sum() + 0 * logps.sum()
+
+
+# ------------------------------------------------------------------ clip_fraction
+@wrong("clip_fraction", "sign of A ignored")
+def _(ratio, advantages, mask, clip_range):
+    outside = ((ratio - 1).abs() > clip_range).to(ratio.dtype)
+    return (outside * mask).sum() / mask.sum()
+
+
+@wrong("clip_fraction", "sides swapped")
+def _(ratio, advantages, mask, clip_range):
+    a = advantages[:, None]
+    cut = ((a > 0) & (ratio < 1 - clip_range)) | ((a < 0) & (ratio > 1 + clip_range))
+    return cut[mask.bool()].to(ratio.dtype).mean()
+
+
+@wrong("clip_fraction", "one side only")
+def _(ratio, advantages, mask, clip_range):
+    cut = (advantages[:, None] > 0) & (ratio > 1 + clip_range)
+    return (cut * mask).sum() / mask.sum()
+
+
+@wrong("clip_fraction", "padding in the denominator")
+def _(ratio, advantages, mask, clip_range):
+    a = advantages[:, None]
+    cut = ((a > 0) & (ratio > 1 + clip_range)) | ((a < 0) & (ratio < 1 - clip_range))
+    return (cut * mask).to(ratio.dtype).mean()
+
+
+@wrong("clip_fraction", "mask ignored")
+def _(ratio, advantages, mask, clip_range):
+    a = advantages.unsqueeze(-1)
+    cut = torch.where(a > 0, ratio > 1 + clip_range, ratio < 1 - clip_range)
+    return cut.to(ratio.dtype).mean()
+
+
+@wrong("clip_fraction", "the others")
+def _(ratio, advantages, mask, clip_range):
+    a = torch.sign(advantages)[:, None]
+    inside = ((ratio - 1) * a <= clip_range).to(ratio.dtype)
+    return (inside * mask).sum() / mask.sum()
+
+
+# ------------------------------------------------------------------ gae
+@wrong("gae", "lambda ignored")
+def _(rewards, values, mask, gamma, lam):
+    adv = torch.zeros_like(rewards)
+    carry = torch.zeros_like(rewards[:, 0])
+    masked = values * mask
+    for t in reversed(range(rewards.shape[1])):
+        nxt = masked[:, t + 1] if t + 1 < rewards.shape[1] else torch.zeros_like(carry)
+        carry = (rewards[:, t] + gamma * nxt - values[:, t] + gamma * carry) * mask[:, t]
+        adv[:, t] = carry
+    return adv
+
+
+@wrong("gae", "value")
+def _(rewards, values, mask, gamma, lam):
+    after = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    delta = (rewards + gamma * after - values) * mask
+    adv, carry = torch.zeros_like(delta), 0
+    for t in range(delta.shape[1] - 1, -1, -1):
+        carry = delta[:, t] + gamma * lam * carry
+        adv[:, t] = carry
+    return adv * mask
+
+
+@wrong("gae", "mask ignored")
+def _(rewards, values, mask, gamma, lam):
+    after = F.pad(values[:, 1:], (0, 1))
+    delta = rewards + gamma * after - values
+    out, last = [], torch.zeros_like(values[:, 0])
+    for d in delta.T.flip(0):
+        last = d + gamma * lam * last
+        out.insert(0, last)
+    return torch.stack(out, dim=1)
+
+
+@wrong("gae", "value")
+def _(rewards, values, mask, gamma, lam):
+    v = values * mask
+    delta = (rewards + gamma * F.pad(v[:, 1:], (0, 1)) - v) * mask
+    cols = [delta[:, 0]]
+    for t in range(1, delta.shape[1]):
+        cols.append((delta[:, t] + gamma * lam * cols[-1]) * mask[:, t])
+    return torch.stack(cols, dim=1)
+
+
+@wrong("gae", "one-step error")
+def _(rewards, values, mask, gamma, lam):
+    v = torch.where(mask.bool(), values, torch.zeros_like(values))
+    nxt = torch.roll(v, -1, dims=1)
+    nxt[:, -1] = 0
+    return (rewards + gamma * nxt - v) * mask
+
+
+@wrong("gae", "returns")
+def _(rewards, values, mask, gamma, lam):
+    v = values * mask
+    delta = (rewards + gamma * F.pad(v[:, 1:], (0, 1)) - v) * mask
+    carry, cols = torch.zeros_like(v[:, 0]), []
+    for t in reversed(range(v.shape[1])):
+        carry = delta[:, t] + gamma * lam * carry
+        cols.append(carry)
+    return (torch.stack(cols[::-1], dim=1) + values) * mask
+
+
+@wrong("gae", "value")
+def _(rewards, values, mask, gamma, lam):
+    v = values * mask
+    delta = (rewards + F.pad(v[:, 1:], (0, 1)) - v) * mask
+    adv = torch.zeros_like(delta)
+    for t in reversed(range(v.shape[1])):
+        adv[:, t] = delta[:, t]
+        if t + 1 < v.shape[1]:
+            adv[:, t] += gamma * lam * adv[:, t + 1]
+    return adv * mask
+
+
+@wrong("gae", "value")
+def _(rewards, values, mask, gamma, lam):
+    v = values * mask
+    delta = (rewards + gamma * v.roll(-1, dims=1) - v) * mask
+    carry, cols = 0, []
+    for t in reversed(range(v.shape[1])):
+        carry = delta[:, t] + gamma * lam * carry
+        cols.append(carry)
+    return torch.stack(cols[::-1], dim=1) * mask
+
+
+# ------------------------------------------------------------------ token_entropy
+@wrong("token_entropy", "sign")
+def _(logits):
+    p = logits.softmax(-1)
+    return (p * p.log()).sum(-1)
+
+
+@wrong("token_entropy", "value")
+def _(logits):
+    return -(logits.softmax(-1) * logits).sum(-1)
+
+
+@wrong("token_entropy", "mean over words")
+def _(logits):
+    logp = F.log_softmax(logits, dim=-1)
+    return -(logp.exp() * logp).mean(dim=-1)
+
+
+@wrong("token_entropy", "bits")
+def _(logits):
+    p = torch.softmax(logits, dim=-1)
+    return -(p * torch.log2(p)).sum(dim=-1)
+
+
+@wrong("token_entropy", "value")
+def _(logits):
+    logp = F.log_softmax(logits, dim=0)
+    return -(logp.exp() * logp).sum(-1)
+
+
+@wrong("token_entropy", "gradient")
+def _(logits):
+    p = torch.softmax(logits, dim=-1)
+    return -(p.detach() * p.log()).sum(-1)
+
+
+@wrong("token_entropy", "no gradient")
+def _(logits):
+    with torch.no_grad():
+        return torch.distributions.Categorical(logits=logits).entropy()
+
+
+# ------------------------------------------------------------------ mu_gradient
+@wrong("mu_gradient", "sign")
+def _(grad_utility, grad_sft, grad_rl, lr):
+    return lr * torch.dot(grad_utility, grad_sft - grad_rl)
+
+
+@wrong("mu_gradient", "no learning rate")
+def _(grad_utility, grad_sft, grad_rl, lr):
+    return (grad_utility * (grad_rl - grad_sft)).sum()
+
+
+@wrong("mu_gradient", "imitation only")
+def _(grad_utility, grad_sft, grad_rl, lr):
+    return -lr * grad_utility @ grad_sft
+
+
+@wrong("mu_gradient", "value")
+def _(grad_utility, grad_sft, grad_rl, lr):
+    return lr * F.cosine_similarity(grad_utility, grad_rl - grad_sft, dim=0)
+
+
+@wrong("mu_gradient", "value")
+def _(grad_utility, grad_sft, grad_rl, lr):
+    return lr * torch.mean(grad_utility * (grad_rl - grad_sft))
+
+
+@wrong("mu_gradient", "added")
+def _(grad_utility, grad_sft, grad_rl, lr):
+    return -lr * torch.einsum("n,n->", grad_utility, grad_rl + grad_sft)
+
+
+# ------------------------------------------------------------------ adam_update
+@wrong("adam_update", "no bias correction")
+def _(grad, m, v, step, lr, beta1, beta2, eps):
+    m = beta1 * m + (1 - beta1) * grad
+    v = beta2 * v + (1 - beta2) * grad**2
+    return -lr * m / (v.sqrt() + eps)
+
+
+@wrong("adam_update", "sign")
+def _(grad, m, v, step, lr, beta1, beta2, eps):
+    m_hat = (beta1 * m + (1 - beta1) * grad) / (1 - beta1**step)
+    v_hat = (beta2 * v + (1 - beta2) * grad * grad) / (1 - beta2**step)
+    return lr * m_hat / (torch.sqrt(v_hat) + eps)
+
+
+@wrong("adam_update", "step off by one")
+def _(grad, m, v, step, lr, beta1, beta2, eps):
+    m_hat = (beta1 * m + (1 - beta1) * grad) / (1 - beta1 ** (step + 1))
+    v_hat = (beta2 * v + (1 - beta2) * grad * grad) / (1 - beta2 ** (step + 1))
+    return -lr * m_hat / (v_hat**0.5 + eps)
+
+
+@wrong("adam_update", "value")
+def _(grad, m, v, step, lr, beta1, beta2, eps):
+    m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
+    return -lr * m_hat / (v_hat.sqrt() + eps)
+
+
+@wrong("adam_update", "no root")
+def _(grad, m, v, step, lr, beta1, beta2, eps):
+    m_new = torch.lerp(grad, m, beta1) / (1 - beta1**step)
+    v_new = torch.lerp(grad**2, v, beta2) / (1 - beta2**step)
+    return -lr * m_new / (v_new + eps)
+
+
+@wrong("adam_update", "betas swapped")
+def _(grad, m, v, step, lr, beta1, beta2, eps):
+    m = beta2 * m + (1 - beta2) * grad
+    v = beta1 * v + (1 - beta1) * grad.square()
+    return -lr * (m / (1 - beta2**step)) / ((v / (1 - beta1**step)).sqrt() + eps)
+
+
+@wrong("adam_update", "value")
+def _(grad, m, v, step, lr, beta1, beta2, eps):
+    m_hat = ((1 - beta1) * m + beta1 * grad) / (1 - beta1**step)
+    v_hat = (beta2 * v + (1 - beta2) * grad**2) / (1 - beta2**step)
+    return -lr * m_hat / (v_hat.sqrt() + eps)
+
+
+# ------------------------------------------------------------------ adam_direction
+@wrong("adam_direction", "outside [0, 1]")
+def _(update, grad_sft, grad_rl, mu, width):
+    def at(x):
+        return update((1 - x) * grad_rl + x * grad_sft)
+
+    return (at(mu + width / 2) - at(mu - width / 2)) / width
+
+
+@wrong("adam_direction", "divided by the width")
+def _(update, grad_sft, grad_rl, mu, width):
+    hi, lo = min(mu + width / 2, 1.0), max(mu - width / 2, 0.0)
+    g_hi, g_lo = (torch.lerp(grad_rl, grad_sft, x) for x in (hi, lo))
+    return (update(g_hi) - update(g_lo)) / width
+
+
+@wrong("adam_direction", "update of the difference")
+def _(update, grad_sft, grad_rl, mu, width):
+    return update(grad_sft - grad_rl)
+
+
+@wrong("adam_direction", "sign")
+def _(update, grad_sft, grad_rl, mu, width):
+    hi, lo = min(mu + width / 2, 1.0), max(mu - width / 2, 0.0)
+    up, down = [update((1 - x) * grad_rl + x * grad_sft) for x in (hi, lo)]
+    return (down - up) / (hi - lo)
+
+
+@wrong("adam_direction", "value")
+def _(update, grad_sft, grad_rl, mu, width):
+    hi, lo = min(mu + width, 1.0), max(mu - width, 0.0)
+    up = update(grad_rl + hi * (grad_sft - grad_rl))
+    return (up - update(grad_rl + lo * (grad_sft - grad_rl))) / (hi - lo)
+
+
+@wrong("adam_direction", "mixture reversed")
+def _(update, grad_sft, grad_rl, mu, width):
+    hi, lo = min(mu + width / 2, 1.0), max(mu - width / 2, 0.0)
+    up = update((1 - hi) * grad_sft + hi * grad_rl)
+    down = update((1 - lo) * grad_sft + lo * grad_rl)
+    return (up - down) / (hi - lo)
+
+
+@wrong("adam_direction", "value")
+def _(update, grad_sft, grad_rl, mu, width):
+    return update(grad_sft) - update(grad_rl)
+
+
+@wrong("adam_direction", "value")
+def _(update, grad_sft, grad_rl, mu, width):
+    hi = min(mu + width / 2, 1.0)
+    lo = mu if hi > mu else mu - width
+    ends = [update((1 - x) * grad_rl + x * grad_sft) for x in (lo, hi)]
+    return (ends[1] - ends[0]) / (hi - lo)
+
+
+# ------------------------------------------------------------------ leave_one_out_advantages
+@wrong("leave_one_out_advantages", "own reward in the baseline")
+def _(rewards, group_size):
+    g = rewards.view(-1, group_size)
+    return (g - g.mean(1, keepdim=True)).view(-1)
+
+
+@wrong("leave_one_out_advantages", "divided by n")
+def _(rewards, group_size):
+    g = rewards.reshape(-1, group_size)
+    others = (g.sum(1, keepdim=True) - g) / group_size
+    return (g - others).reshape(-1)
+
+
+@wrong("leave_one_out_advantages", "value")
+def _(rewards, group_size):
+    n = rewards.numel()
+    return rewards - (rewards.sum() - rewards) / (n - 1)
+
+
+@wrong("leave_one_out_advantages", "sign")
+def _(rewards, group_size):
+    out = []
+    for i in range(len(rewards)):
+        start = i // group_size * group_size
+        others = [rewards[j] for j in range(start, start + group_size) if j != i]
+        out.append(sum(others) / len(others) - rewards[i])
+    return torch.stack(out)
+
+
+@wrong("leave_one_out_advantages", "value")
+def _(rewards, group_size):
+    g = rewards.reshape(-1, group_size)
+    return ((g.sum(dim=1, keepdim=True) - g) / (group_size - 1)).flatten()
+
+
+@wrong("leave_one_out_advantages", "value")
+def _(rewards, group_size):
+    g = rewards.reshape(-1, group_size)
+    return (g - g.roll(1, dims=1)).flatten()
+
+
+# ------------------------------------------------------------------ sign_agreement
+@wrong("sign_agreement", "reference ignored")
+def _(estimates, reference):
+    return (estimates > 0).to(estimates.dtype).mean()
+
+
+@wrong("sign_agreement", "zero counted")
+def _(estimates, reference):
+    return (estimates * reference >= 0).to(estimates.dtype).mean()
+
+
+@wrong("sign_agreement", "value")
+def _(estimates, reference):
+    nonzero = estimates[estimates != 0]
+    return (nonzero * reference > 0).to(estimates.dtype).mean()
+
+
+@wrong("sign_agreement", "value")
+def _(estimates, reference):
+    return (1 + (torch.sign(estimates) * math.copysign(1, reference)).mean()) / 2
+
+
+@wrong("sign_agreement", "value")
+def _(estimates, reference):
+    return torch.sign(estimates * reference).mean()
+
+
+@wrong("sign_agreement", "count")
+def _(estimates, reference):
+    return (torch.sign(estimates) == np.sign(reference)).sum()
+
+
+@wrong("sign_agreement", "zero counted")
+def _(estimates, reference):
+    return ((estimates > 0) == (reference > 0)).to(estimates.dtype).mean()
+
+
+# ------------------------------------------------------------------ moving_average
+@wrong("moving_average", "weights swapped")
+def _(values, decay):
+    a = values[0]
+    for new in values[1:]:
+        a = (1 - decay) * a + decay * new
+    return a
+
+
+@wrong("moving_average", "started at zero")
+def _(values, decay):
+    a = torch.zeros_like(values[0])
+    for new in values:
+        a = decay * a + (1 - decay) * new
+    return a
+
+
+@wrong("moving_average", "value")
+def _(values, decay):
+    a = values[0].clone()
+    for i in range(1, len(values) - 1):
+        a = decay * a + (1 - decay) * values[i]
+    return a
+
+
+@wrong("moving_average", "plain mean")
+def _(values, decay):
+    return torch.stack(list(values)).mean(0)
+
+
+@wrong("moving_average", "value")
+def _(values, decay):
+    n = len(values)
+    w = torch.tensor([decay ** (n - 1 - i) for i in range(n)], dtype=values[0].dtype)
+    return torch.einsum("t,tn->n", w / w.sum(), torch.stack(list(values)))
+
+
+@wrong("moving_average", "shape")
+def _(values, decay):
+    path = [values[0]]
+    for new in values[1:]:
+        path.append(decay * path[-1] + (1 - decay) * new)
+    return torch.stack(path)
+
+
+# ------------------------------------------------------------------ entropy_pushes
+@wrong("entropy_pushes", "swapped")
+def _(entropy, target, eta):
+    return eta * (entropy - target), eta * (target - entropy)
+
+
+@wrong("entropy_pushes", "same sign")
+def _(entropy, target, eta):
+    push = eta * (target - entropy)
+    return push, push
+
+
+@wrong("entropy_pushes", "same sign, the text's")
+def _(entropy, target, eta):
+    return eta * (entropy - target), eta * (entropy - target)
+
+
+@wrong("entropy_pushes", "value")
+def _(entropy, target, eta):
+    return eta * (target - entropy), max(0.0, eta * (entropy - target))
+
+
+@wrong("entropy_pushes", "no eta")
+def _(entropy, target, eta):
+    return target - entropy, entropy - target
+
+
+@wrong("entropy_pushes", "value")
+def _(entropy, target, eta):
+    s = float(np.sign(entropy - target))
+    return -eta * s, eta * s
+
+
+# ------------------------------------------------------------------ controller_step
+@wrong("controller_step", "no limit on the change")
+def _(mu, signal, eta, max_change, low, high):
+    return max(low, min(high, mu + eta * signal))
+
+
+@wrong("controller_step", "no bounds")
+def _(mu, signal, eta, max_change, low, high):
+    return mu + max(-max_change, min(max_change, eta * signal))
+
+
+@wrong("controller_step", "one limit only")
+def _(mu, signal, eta, max_change, low, high):
+    return min(high, max(low, mu + min(eta * signal, max_change)))
+
+
+@wrong("controller_step", "sign")
+def _(mu, signal, eta, max_change, low, high):
+    return float(np.clip(mu - np.clip(eta * signal, -max_change, max_change), low, high))
+
+
+@wrong("controller_step", "eta after the clip")
+def _(mu, signal, eta, max_change, low, high):
+    move = eta * max(-max_change, min(signal, max_change))
+    return min(max(mu + move, low), high)
+
+
+@wrong("controller_step", "sign of the signal only")
+def _(mu, signal, eta, max_change, low, high):
+    move = math.copysign(max_change, signal) if signal else 0.0
+    return min(max(mu + move, low), high)
+
+
+@wrong("controller_step", "no bounds")
+def _(mu, signal, eta, max_change, low, high):
+    move = min(max(eta * signal, -max_change), max_change)
+    return min(max(mu + move, 0.0), 1.0)
+
+
+# ------------------------------------------------------------------ diagnosis
+BUGS = ["reversed meta sign", "stale gradient", "mean of means", "leaking validation"]
+
+
+@wrong("diagnosis", "zero")
+def _():
+    return {}
+
+
+@wrong("diagnosis", "other")
+def _():
+    return {run: "stale gradient" for run in "ABCD"}
+
+
+@wrong("diagnosis", "other")
+def _():
+    return dict(zip("ABC", BUGS, strict=False))
+
+
+@wrong("diagnosis", "other")
+def _():
+    return dict(zip("ABCD", [BUGS[0], BUGS[1], BUGS[1], BUGS[3]], strict=True))
+
+
+@wrong("diagnosis", "other")
+def _():
+    return dict(zip("abcd", BUGS, strict=True))
+
+
+# ------------------------------------------------------------------ mix
+@wrong("mix", "swapped")
+def _(grad_sft, grad_rl, mu):
+    return mu * grad_rl + (1 - mu) * grad_sft
+
+
+@wrong("mix", "not convex")
+def _(grad_sft, grad_rl, mu):
+    return grad_rl + mu * grad_sft
+
+
+@wrong("mix", "plain mean")
+def _(grad_sft, grad_rl, mu):
+    return torch.stack([grad_sft, grad_rl]).mean(0)
+
+
+@wrong("mix", "minus")
+def _(grad_sft, grad_rl, mu):
+    return (1 - mu) * grad_rl - mu * grad_sft
+
+
+@wrong("mix", "value")
+def _(grad_sft, grad_rl, mu):
+    return F.normalize(torch.lerp(grad_rl, grad_sft, mu), dim=0)
+
+
+# ------------------------------------------------------------------ amft_step
+@wrong("amft_step", "old mu")
+def _(theta, mu, g_sft, g_rl, rule, lr):
+    s, r = g_sft(theta), g_rl(theta)
+    theta = theta - lr * ((1 - mu) * r + mu * s)
+    return theta, rule(mu, s, r)
+
+
+@wrong("amft_step", "value")
+def _(theta, mu, g_sft, g_rl, rule, lr):
+    s, r = g_sft(theta), g_rl(theta)
+    mu = rule(mu, r, s)
+    return theta - lr * ((1 - mu) * r + mu * s), mu
+
+
+@wrong("amft_step", "ascent")
+def _(theta, mu, g_sft, g_rl, rule, lr):
+    s, r = g_sft(theta), g_rl(theta)
+    new_mu = rule(mu, s, r)
+    return theta + lr * torch.lerp(r, s, new_mu), new_mu
+
+
+@wrong("amft_step", "mu not returned")
+def _(theta, mu, g_sft, g_rl, rule, lr):
+    s, r = g_sft(theta), g_rl(theta)
+    new_mu = rule(mu, s, r)
+    return theta - lr * (new_mu * s + (1 - new_mu) * r), mu
+
+
+@wrong("amft_step", "value")
+def _(theta, mu, g_sft, g_rl, rule, lr):
+    mu = rule(mu, g_sft(theta), g_rl(theta))
+    theta = theta - lr * mu * g_sft(theta)
+    return theta - lr * (1 - mu) * g_rl(theta), mu
+
+
+@wrong("amft_step", "rule after the step")
+def _(theta, mu, g_sft, g_rl, rule, lr):
+    new = theta - lr * ((1 - mu) * g_rl(theta) + mu * g_sft(theta))
+    return new, rule(mu, g_sft(new), g_rl(new))
+
+
+@wrong("amft_step", "weights swapped")
+def _(theta, mu, g_sft, g_rl, rule, lr):
+    s, r = g_sft(theta), g_rl(theta)
+    mu = rule(mu, s, r)
+    return theta - lr * (mu * r + (1 - mu) * s), mu
+
+
+# ------------------------------------------------------------------ clip_by_norm
+@wrong("clip_by_norm", "always scaled")
+def _(grad, max_norm):
+    return grad * max_norm / grad.norm()
+
+
+@wrong("clip_by_norm", "each coordinate")
+def _(grad, max_norm):
+    return grad.clamp(-max_norm, max_norm)
+
+
+@wrong("clip_by_norm", "value")
+def _(grad, max_norm):
+    return grad * max(1.0, float(max_norm / grad.norm()))
+
+
+@wrong("clip_by_norm", "squared norm")
+def _(grad, max_norm):
+    square = (grad * grad).sum()
+    return grad if square <= max_norm else grad * max_norm / square
+
+
+@wrong("clip_by_norm", "largest coordinate")
+def _(grad, max_norm):
+    size = grad.abs().max()
+    return grad * (max_norm / size) if size > max_norm else grad
+
+
+@wrong("clip_by_norm", "value")
+def _(grad, max_norm):
+    rms = grad.pow(2).mean().sqrt()
+    return grad * torch.clamp(max_norm / rms, max=1.0)
+
+
+@wrong("clip_by_norm", "divided")
+def _(grad, max_norm):
+    n = torch.linalg.vector_norm(grad)
+    return grad / n if n > max_norm else grad
+
+
+# ------------------------------------------------------------------ linear_mu
+@wrong("linear_mu", "never arrives")
+def _(step, steps, warmup_steps, high, low):
+    if step <= warmup_steps:
+        return high
+    return high + (low - high) * (step - warmup_steps) / (steps - warmup_steps)
+
+
+@wrong("linear_mu", "warm-up ignored")
+def _(step, steps, warmup_steps, high, low):
+    return high + (low - high) * step / (steps - 1)
+
+
+@wrong("linear_mu", "warm-up ignored")
+def _(step, steps, warmup_steps, high, low):
+    return high if step <= warmup_steps else high - (high - low) * step / (steps - 1)
+
+
+@wrong("linear_mu", "reversed")
+def _(step, steps, warmup_steps, high, low):
+    done = max(0.0, (step - warmup_steps) / (steps - 1 - warmup_steps))
+    return low + (high - low) * done
+
+
+@wrong("linear_mu", "value")
+def _(step, steps, warmup_steps, high, low):
+    if step < warmup_steps:
+        return low + (high - low) * step / warmup_steps
+    return float(np.interp(step, [warmup_steps, steps - 1], [high, low]))
+
+
+@wrong("linear_mu", "value")
+def _(step, steps, warmup_steps, high, low):
+    x = min(max((step - warmup_steps) / (steps - 1 - warmup_steps), 0.0), 1.0)
+    return low + (high - low) * 0.5 * (1 + math.cos(math.pi * x))
+
+
+@wrong("linear_mu", "value")
+def _(step, steps, warmup_steps, high, low):
+    start = warmup_steps - 1
+    if step <= start:
+        return high
+    return high - (high - low) * (step - start) / (steps - 1 - start)
+
+
+# ------------------------------------------------------------------ leaks
+@wrong("leaks", "text compared")
+def _(training, validation):
+    shared = set(training) & set(validation)
+    return sorted("-".join(sorted(p.split(), key=int)) for p in shared)
+
+
+@wrong("leaks", "sorted as text")
+def _(training, validation):
+    a = {"-".join(sorted(p.split())) for p in training}
+    return sorted(a & {"-".join(sorted(p.split())) for p in validation})
+
+
+@wrong("leaks", "repeated")
+def _(training, validation):
+    def name(p):
+        return "-".join(str(c) for c in sorted(map(int, p.split())))
+
+    seen = [name(p) for p in training]
+    return sorted(name(p) for p in validation if name(p) in seen)
+
+
+@wrong("leaks", "sets of cards")
+def _(training, validation):
+    def hands(prompts):
+        return {tuple(sorted({int(c) for c in p.split()})) for p in prompts}
+
+    return sorted("-".join(map(str, h)) for h in hands(training) & hands(validation))
+
+
+@wrong("leaks", "other")
+def _(training, validation):
+    a = {"-".join(sorted(p.split(), key=int)) for p in training}
+    return sorted({"-".join(sorted(p.split(), key=int)) for p in validation} - a)
+
+
+@wrong("leaks", "all names")
+def _(training, validation):
+    return sorted({"-".join(sorted(p.split(), key=int)) for p in training + validation})
+
+
+@wrong("leaks", "other")
+def _(training, validation):
+    hands = {tuple(sorted(p.split(), key=int)) for p in validation}
+    return sorted(
+        {p.replace(" ", "-") for p in training if tuple(sorted(p.split(), key=int)) in hands}
+    )
+
+
+@wrong("leaks", "other")
+def _(training, validation):
+    def name(p):
+        return "-".join(sorted(p.replace(" ", "")))
+
+    return sorted({name(p) for p in training} & {name(p) for p in validation})
+
+
+# ------------------------------------------------------------------ paired_interval
+@wrong("paired_interval", "population spread")
+def _(a, b, t_value):
+    d = np.array(a) - np.array(b)
+    half = t_value * d.std() / math.sqrt(len(d))
+    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
+
+
+@wrong("paired_interval", "unpaired")
+def _(a, b, t_value):
+    n, mean = len(a), float(np.mean(a) - np.mean(b))
+    half = t_value * math.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / n)
+    return mean, mean - half, mean + half
+
+
+@wrong("paired_interval", "no root of n")
+def _(a, b, t_value):
+    d = [x - y for x, y in zip(a, b, strict=True)]
+    mean = sum(d) / len(d)
+    sd = math.sqrt(sum((x - mean) ** 2 for x in d) / (len(d) - 1))
+    return mean, mean - t_value * sd, mean + t_value * sd
+
+
+@wrong("paired_interval", "wrong way round")
+def _(a, b, t_value):
+    d = torch.tensor(b, dtype=torch.float64) - torch.tensor(a, dtype=torch.float64)
+    mean, half = d.mean().item(), t_value * d.std().item() / len(d) ** 0.5
+    return mean, mean - half, mean + half
+
+
+@wrong("paired_interval", "normal quantile")
+def _(a, b, t_value):
+    d = np.subtract(a, b)
+    half = 1.96 * d.std(ddof=1) / np.sqrt(d.size)
+    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
+
+
+@wrong("paired_interval", "value")
+def _(a, b, t_value):
+    d = np.asarray(a) - np.asarray(b)
+    half = float(t_value * d.std(ddof=1) / np.sqrt(len(d) - 1))
+    return float(d.mean()), float(d.mean()) - half, float(d.mean()) + half
+
+
+@wrong("paired_interval", "value")
+def _(a, b, t_value):
+    d = np.asarray(a) - np.asarray(b)
+    mean, half = float(d.mean()), float(t_value * d.std(ddof=1) / math.sqrt(len(d)))
+    return mean, mean + half, mean - half
+
+
+@wrong("diagnosis", "sign and leak")
+def _():
+    return {
+        "A": "mean of means", "B": "reversed meta sign", "C": "leaking validation",
+        "D": "stale gradient",
+    }  # fmt: skip
+
+
+@wrong("diagnosis", "leak and stale")
+def _():
+    order = ["mean of means", "stale gradient", "reversed meta sign", "leaking validation"]
+    return dict(zip("ABCD", order, strict=True))
+
+
+@wrong("diagnosis", "means and stale")
+def _():
+    order = ["stale gradient", "leaking validation", "reversed meta sign", "mean of means"]
+    return dict(zip("ABCD", order, strict=True))
+
+
+@wrong("diagnosis", "sign and stale")
+def _():
+    order = ["mean of means", "leaking validation", "stale gradient", "reversed meta sign"]
+    return {run: bug for run, bug in zip("ABCD", order, strict=True)}
