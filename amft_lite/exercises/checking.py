@@ -98,10 +98,13 @@ def _numbers(output: Any) -> list[Tensor]:
     if output is None:
         raise Unusable("no result", "the function returned None; does it end in `return ...`?")
     try:
-        return [torch.as_tensor(output).to(torch.float64)]
+        numbers = torch.as_tensor(output)
     except (TypeError, ValueError, RuntimeError):
+        numbers = None
+    if numbers is None or numbers.is_complex():
         kind = type(output).__name__
-        raise Unusable("no number", f"the function returned a {kind}, not numbers") from None
+        raise Unusable("no number", f"the function returned a {kind}, not real numbers")
+    return [numbers.to(torch.float64)]
 
 
 def observe(fn: Callable, case: tuple, gradients: tuple[int, ...]) -> tuple[list, list]:

@@ -39,9 +39,10 @@ def test_a_wrong_solution_gets_the_sentence_meant_for_it(name, kind, fn):
 
 @pytest.mark.parametrize(("name", "fn"), RIGHT, ids=places(RIGHT))
 def test_an_unusual_right_solution_passes(name, fn):
-    began = time.process_time()
     result = check(name, fn)
     assert result.passed and result.require() is result, result.message
+    began = time.process_time()  # the second time: a first one may pay for imports
+    check(name, fn)
     assert time.process_time() - began < 1
 
 

@@ -59,6 +59,26 @@ def _(logps, mask):
     return torch.log((torch.exp(logps) * mask).sum(dim=1))
 
 
+@wrong("sequence_logp", "sign")
+def _(logps, mask):
+    return -(logps * mask).sum(dim=1)
+
+
+@wrong("sequence_logp", "wrong axis")
+def _(logps, mask):
+    return torch.einsum("bt,bt->t", logps, mask.to(logps.dtype))
+
+
+@wrong("sequence_logp", "one number")
+def _(logps, mask):
+    return logps[mask.bool()].sum()
+
+
+@wrong("sequence_logp", "probability")
+def _(logps, mask):
+    return torch.where(mask.bool(), logps.exp(), torch.ones_like(logps)).prod(1)
+
+
 # ------------------------------------------------------------------ kl_divergence
 @wrong("kl_divergence", "reversed")
 def _(p, q):
