@@ -10,8 +10,11 @@ export HF_HUB_OFFLINE = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
+# The built notebooks run as they are; student versions stop at their stubs, on purpose.
+NBMAKE := --nbmake --nbmake-timeout=300 --ignore=notebooks/student --ignore=notebooks/tools
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all quick-study base notebooks lab lint clean
+.PHONY: help demo test test-all quick-study base recordings notebooks student grade pictures lab lint clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,10 +23,10 @@ demo: $(VENV)/.core ## Train AMFT on the lite game (about a minute) and print it
 	$(BIN)/amft-lite run --out runs/demo --overwrite
 
 test: $(VENV)/.dev ## All tests and notebooks: about 4 minutes on two cores
-	$(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-timeout=300 tests notebooks
+	$(BIN)/python -m pytest -q -n 2 $(NBMAKE) tests notebooks
 
 test-all: $(VENV)/.dev ## The same with the long versions
-	$(BIN)/python -m pytest -q -n 2 --run-slow --nbmake --nbmake-timeout=300 tests notebooks
+	$(BIN)/python -m pytest -q -n 2 --run-slow $(NBMAKE) tests notebooks
 
 quick-study: $(VENV)/.dev ## AMFT, SFT, RL and a placebo over 10 seeds, about 12 minutes
 	$(BIN)/amft-lite study quick
@@ -31,8 +34,20 @@ quick-study: $(VENV)/.dev ## AMFT, SFT, RL and a placebo over 10 seeds, about 12
 base: $(VENV)/.core ## Train the shipped base model again, about 4 minutes
 	$(BIN)/amft-lite pretrain --out data/bases/general_points-0.2M --overwrite
 
+recordings: $(VENV)/.dev ## Make data/recordings/, the runs that notebooks show: about an hour
+	$(BIN)/python notebooks/tools/record.py
+
 notebooks: $(VENV)/.dev ## Build and execute notebooks/*.ipynb from notebooks/src/
-	$(BIN)/python notebooks/build.py
+	$(BIN)/python notebooks/tools/build.py
+
+student: $(VENV)/.dev ## Student versions of the notebooks, without solutions: notebooks/student/
+	$(BIN)/python notebooks/tools/classroom.py student
+
+grade: $(VENV)/.dev ## Grade submissions (runs students' code): make grade SUBMISSIONS=folder
+	$(BIN)/python notebooks/tools/classroom.py grade "$(SUBMISSIONS)" $(if $(OUT),--out "$(OUT)")
+
+pictures: $(VENV)/.pictures ## Look at all notebooks in a browser (chromium); check their figures
+	$(BIN)/python notebooks/tools/pictures.py
 
 lab: $(VENV)/.course ## Open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
@@ -40,8 +55,8 @@ lab: $(VENV)/.course ## Open the notebooks in JupyterLab
 lint: $(VENV)/.dev ## Style checks
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-clean: ## Remove the environment and all runs
-	rm -rf $(VENV) runs
+clean: ## Remove the environment, all runs and what tools built (but no grades)
+	rm -rf $(VENV) runs build/classroom build/html build/pictures
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -58,5 +73,9 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.core
 
 $(VENV)/.course: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[course,study]' matplotlib
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[course,study]'
 	@touch $@ $(VENV)/.core
+
+$(VENV)/.pictures: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,pictures]'
+	@touch $@

@@ -6,7 +6,7 @@ plotly's own export needs an installed browser. Matplotlib is optional; without 
 the interactive form alone.
 
 A slider shows one of several groups of traces; the PNG then holds the first group. The alt text
-of a figure travels in its `layout.meta`; `notebooks/build.py` hands it to the PNG.
+of a figure travels in its `layout.meta`; `notebooks/tools/build.py` hands it to the PNG.
 
 Left out: animation, and chart types other than lines, bands, markers and bars.
 """
@@ -41,7 +41,7 @@ def colour(name: str, place: int = 0) -> str:
     return COLOURS.get(name, PALETTE[place % len(PALETTE)])
 
 
-def translucent(hexadecimal: str, alpha: float = 0.2) -> str:
+def translucent(hexadecimal: str, alpha: float = 0.15) -> str:
     red, green, blue = (int(hexadecimal[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha})"
 
@@ -58,6 +58,7 @@ def new_figure(title: str, x: str, y: str, height: int = 380) -> go.Figure:
         margin={"l": 60, "r": 20, "t": 60, "b": 50},
         legend={"orientation": "h", "y": -0.2, "x": 0},
         hovermode="x unified",
+        showlegend=True,
     )
     return figure
 
@@ -128,9 +129,10 @@ def add_warmup(figure: go.Figure, warmup_steps: int) -> None:
     if warmup_steps:
         figure.add_vline(x=warmup_steps, line={"color": "#7f7f7f", "width": 1, "dash": "dot"})
         figure.add_annotation(
-            x=warmup_steps, y=1, yref="paper", text=" warm-up ends", showarrow=False,
-            xanchor="left", font={"color": "#7f7f7f"},
+            x=warmup_steps, y=1, yref="paper", text="warm-up ends", showarrow=False,
+            xanchor="center", yanchor="bottom", font={"color": "#7f7f7f"},
         )  # fmt: skip
+        figure.update_xaxes(rangemode="tozero")
 
 
 def add_band(
@@ -166,22 +168,30 @@ def success_figure(curves: dict[str, Sequence[Line]], warmup_steps: int = 0) -> 
 
 def mu_figure(runs: dict[str, Sequence[Line]], warmup_steps: int = 0) -> go.Figure:
     """mu against steps; the meta signal of each update as markers when there is one run."""
-    figure, lowest = new_figure("mu, the weight of imitation", "training step", "mu"), -0.03
+    figure = new_figure("mu, the weight of imitation", "training step", "mu")
     for place, (name, lines) in enumerate(runs.items()):
         steps, mu = column(lines, "mu")
         figure.add_scatter(
-            x=steps, y=mu, mode="lines", line={"color": colour(name, place)}, name=f"mu ({name})"
-        )
+            x=steps, y=mu, mode="lines", line={"color": colour(name, place), "shape": "hv"},
+            name=f"mu ({name})",
+        )  # fmt: skip
     if len(runs) == 1:
         steps, signal = column(lines, "mu_signal")
         if steps:
-            lowest = min(-0.1, *signal) - 0.05
+            most = 1.2 * max(0.1, *map(abs, signal))
             figure.add_scatter(
                 x=steps, y=signal, mode="markers", marker={"color": PALETTE[4], "size": 6},
-                name="meta signal: cosine of grad U with d theta / d mu",
+                name="meta signal: cosine of grad U with d theta / d mu (right axis)", yaxis="y2",
             )  # fmt: skip
-            figure.add_hline(y=0, line={"color": "#7f7f7f", "width": 1})
-    figure.update_yaxes(range=[lowest, 1.03])
+            figure.add_hline(y=0, yref="y2", line={"color": PALETTE[4], "width": 1, "dash": "dot"})
+            figure.update_layout(
+                yaxis2={
+                    "overlaying": "y", "side": "right", "range": [-most, most], "title": "cosine",
+                    "showgrid": False,
+                },
+                margin={"r": 60},
+            )  # fmt: skip
+    figure.update_layout(yaxis={"range": [-0.03, 1.03]})
     add_warmup(figure, warmup_steps)
     return figure
 
@@ -199,7 +209,10 @@ def entropy_figure(runs: dict[str, Sequence[Line]], warmup_steps: int = 0) -> go
         figure.add_hline(
             y=target[-1], line={"color": PALETTE[4], "dash": "dash", "width": 1.5},
             annotation_text="H*, the policy after warm-up", annotation_position="top right",
+            annotation_font_color=PALETTE[4],
         )  # fmt: skip
+        highest = max(target[-1], *(trace_y for trace in figure.data for trace_y in trace.y))
+        figure.update_yaxes(range=[0, 1.15 * highest])
     figure.update_yaxes(rangemode="tozero")
     add_warmup(figure, warmup_steps)
     return figure
@@ -262,7 +275,7 @@ def _rgba(text: str) -> tuple[float, ...]:
     return to_rgba(text)
 
 
-def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 110) -> bytes:
+def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 100) -> bytes:
     """The figure as a PNG, drawn by matplotlib: lines, markers, bands, bars, line annotations.
 
     Raises:
@@ -274,12 +287,15 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 110) -> bytes:
 
     layout = figure.layout
     height = (layout.height or 380) - (90 if layout.sliders else 0)
-    canvas = Figure(figsize=(width, height / 95), dpi=dpi, layout="constrained")
+    canvas = Figure(figsize=(width, height / 100), dpi=dpi, layout="constrained")
     FigureCanvasAgg(canvas)
-    axes = canvas.add_subplot()
+    left = axes = canvas.add_subplot()
+    second = getattr(layout, "yaxis2", None)  # on the right, where there is one
+    right = left.twinx() if second else left
     for trace in figure.data:
         if trace.visible in (False, "legendonly"):
             continue
+        axes = right if trace.yaxis == "y2" else left
         label = trace.name if trace.showlegend is not False else None
         if trace.type == "bar":
             shades = trace.marker.color
@@ -299,27 +315,34 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 110) -> bytes:
                 list(trace.x), list(trace.y), color=shade, label=label,
                 linestyle=_DASHES[trace.line.dash] if lines else "none",
                 marker="o" if markers else None, markersize=4,
+                drawstyle="steps-post" if trace.line.shape == "hv" else "default",
             )  # fmt: skip
+            if trace.error_y.array is not None:
+                bars = list(trace.error_y.array)
+                axes.errorbar(list(trace.x), list(trace.y), bars, fmt="none", ecolor=shade)
         else:
             raise ValueError(f"to_png does not draw traces of type {trace.type!r}")
     for shape in layout.shapes:
         style = {"color": shape.line.color, "lw": shape.line.width or 1}
         style["linestyle"] = _DASHES[shape.line.dash]
         if shape.x0 == shape.x1:
-            axes.axvline(shape.x0, **style)
+            left.axvline(shape.x0, **style)
         else:
-            axes.axhline(shape.y0, **style)
+            (right if shape.yref == "y2" else left).axhline(shape.y0, **style)
+    axes = left
     for note in layout.annotations:
         vertical = (
             axes.get_xaxis_transform() if note.yref == "paper" else axes.get_yaxis_transform()
         )
         top = note.yref == "paper" or note.yref == "y domain"
-        place = (note.x, 0.96) if top else (0.99, note.y)
-        axes.text(
-            *place, note.text, transform=axes.get_xaxis_transform() if top else vertical,
-            ha="left" if top else "right", va="bottom", color="#7f7f7f", fontsize=9,
+        place = (note.x, 1.0) if top else (0.99, note.y)
+        axes.annotate(
+            note.text, place, xycoords=axes.get_xaxis_transform() if top else vertical,
+            xytext=(0, 3), textcoords="offset points", ha="center" if top else "right",
+            va="bottom", color=note.font.color or "#7f7f7f", fontsize=9,
         )  # fmt: skip
-    axes.set_title(layout.title.text or "", loc="left")
+    over = any(note.yref == "paper" for note in layout.annotations)  # a label above the axes
+    axes.set_title(layout.title.text or "", loc="left", pad=18 if over else 6)
     axes.set_xlabel(layout.xaxis.title.text or "")
     axes.set_ylabel(layout.yaxis.title.text or "")
     if layout.xaxis.type == "log":
@@ -336,9 +359,16 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 110) -> bytes:
         axes.tick_params(axis="x", rotation=45)  # many words would run into each other
     axes.set_axisbelow(True)
     axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9)
+    left.spines[["top", "right"]].set_visible(False)
+    handles, names = left.get_legend_handles_labels()
+    if second:
+        right.spines[["top", "left"]].set_visible(False)
+        right.set_ylim(*second.range)
+        right.set_ylabel(second.title.text or "")
+        more = right.get_legend_handles_labels()
+        handles, names = handles + more[0], names + more[1]
+    if handles:
+        axes.legend(handles, names, frameon=False, fontsize=9)
     memory = io.BytesIO()
     canvas.savefig(memory, metadata={"Software": None})
     return memory.getvalue()

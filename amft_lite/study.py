@@ -176,7 +176,7 @@ def shipped(name: str) -> dict[str, Any]:
 
 
 def recording(name: str) -> dict[str, Any]:
-    """One of data/recordings/, made by `make recordings` (notebooks/record.py says how)."""
+    """One of data/recordings/, made by `make recordings` (notebooks/tools/record.py says how)."""
     return json.loads((DATA / "recordings" / f"{name}.json").read_text(encoding="utf-8"))
 
 

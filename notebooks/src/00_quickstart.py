@@ -9,32 +9,53 @@
 # %% [markdown]
 # # 00 · Quickstart: a weight that learns
 #
-# **In five minutes you will have** trained a small language model with AMFT, watched its one
-# interesting number move, and seen on problems it never trained on whether that was any use.
+# In five minutes you train a small language model with AMFT, watch its one interesting
+# number move, and see on problems it never trained on whether that was any use.
 #
-# *Minutes: one to run, five to read. Needs: one CPU core, under 1 GB of memory, no download.*
+# **You will be able to**
+#
+# * say what AMFT mixes, and what it learns;
+# * read the three plots that tell what a run did;
+# * say what one run can show, and what it cannot.
+#
+# *A minute to run on one CPU core, ten to read, under 1 GB of memory. You need: what a
+# language model is. No exercises here; they begin in notebook 01.*
 #
 # ## What AMFT asks
 #
 # There are two ways to teach a language model to solve problems.
 #
-# * **Imitate** (SFT): show it expert answers and make them likelier. Quick and steady, but it
-#   learns the examples as much as the skill.
-# * **Explore** (RL): let it try, and make the tries that worked likelier. It learns what really
-#   works, but only once something does: if every try fails, there is nothing to learn from.
+# * **Imitate** (SFT): show it expert answers and make them likelier. Quick and steady,
+#   but it learns the examples as much as the skill.
+# * **Explore** (RL): let it try, and make the tries that worked likelier. It learns
+#   what really works, but only once something does: if every try fails, there is
+#   nothing to learn from.
 #
 # AMFT does both in every step,
 #
 # $$L = (1-\mu)\,L_{RL} + \mu\,L_{SFT},$$
 #
-# and asks: **can $\mu$ itself be learned?** Its answer is a *meta-gradient*. Keep some problems
-# aside, and every few steps measure which way $\mu$ should have moved for the *next* step to
-# solve more of them.
+# and asks: **can $\mu$ itself be learned?** Its answer is a *meta-gradient*. Keep some
+# problems aside, and every few steps measure which way $\mu$ should have moved for the
+# *next* step to solve more of them.
 #
-# > AMFT is arXiv 2508.06944. Its authors withdrew it in October 2025 (version 3). We read its
-# > abstract and its released code ourselves; equations and numbers of its body, the formula above
-# > among them, reached us through other people's notes. This kit is an independent implementation,
-# > and its results are its own.
+# > AMFT is arXiv 2508.06944. Its authors withdrew it in October 2025 (version 3). We
+# > read its abstract and its released code ourselves; equations and numbers of its
+# > body, the formula above among them, reached us through other people's notes. This
+# > kit is an independent implementation, and its results are its own.
+
+# %%
+from amft_lite import use_plotly
+from amft_lite.provenance import versions
+
+use_plotly()
+print(versions())
+
+# %% tags=["parameters"]
+METHOD = "amft"  # also: sft, rl, fixed, sft_then_rl, linear, cosine, placebo, published
+SEED = 0
+STEPS = 150
+DEMONSTRATIONS = 100
 
 # %% [markdown]
 # ## The game
@@ -43,9 +64,8 @@
 # A prompt gives the values of J, Q and K (the *rule*), the target, and the cards.
 
 # %%
-from amft_lite import load_task, use_plotly
+from amft_lite import load_task
 
-use_plotly()
 task = load_task("general_points")
 
 for demonstration in task.demonstrations(3, seed=4):
@@ -53,8 +73,8 @@ for demonstration in task.demonstrations(3, seed=4):
     print(f"expert  {demonstration.completion}\n")
 
 # %% [markdown]
-# The expert first reads the cards as numbers, then calculates step by step. Code checks an answer
-# exactly: 1 if it is right, 0 if not, and it says why.
+# The expert first reads the cards as numbers, then calculates step by step. Code checks
+# an answer exactly: 1 if it is right, 0 if not, and it says why.
 
 # %%
 hand = task.demonstrations(1, seed=4)[0].example
@@ -72,10 +92,11 @@ for answer in (
 # %% [markdown]
 # ## The learner
 #
-# Our model has 154 thousand parameters. It was *pretrained* on random arithmetic under random
-# rules, which stands in for what a large model brings along. It can read cards and calculate, but
-# it writes its steps in another order (`a b op = c`), so almost nothing it does is rewarded.
-# That is on purpose: it makes exploring alone slow, as it is in real life when rewards are rare.
+# Our model has 154 thousand parameters. It was *pretrained* on random arithmetic under
+# random rules, which stands in for what a large model brings along. It can read cards
+# and calculate, but it writes its steps in another order (`a b op = c`), so almost
+# nothing it does is rewarded. That is on purpose: it makes exploring alone slow, as it
+# is in real life when rewards are rare.
 
 # %%
 from amft_lite import load_policy
@@ -95,19 +116,17 @@ for hand, [text] in zip(
 # %% [markdown]
 # ## One live run
 #
-# 15 steps of imitation to warm up, then 135 steps of AMFT. Each step takes 64 demonstrations
-# (there are only 100 in all) and 128 fresh answers of the model's own; every fifth step asks for
-# 256 more answers to *validation* problems, for the meta-gradient. Every 15 steps we look at
-# *test* problems, which the training never uses in any way.
+# 15 steps of imitation to warm up, then 135 steps of AMFT. Each step takes 64
+# demonstrations (there are only 100 in all) and 128 fresh answers of the model's own;
+# every fifth step asks for 256 more answers to *validation* problems, for the
+# meta-gradient. Every 15 steps we look at *test* problems, which the training never
+# uses in any way.
 #
-# **Predict before you run:** $\mu$ starts at 0.5. Will it go up (more imitation) or down (more
-# exploration)? When?
+# **Predict before you run:** $\mu$ starts at 0.5. Will it go up (more imitation) or
+# down (more exploration)? When?
 
-# %% tags=["parameters"]
-METHOD = "amft"  # also: sft, rl, fixed, sft_then_rl, linear, cosine, placebo, published
-SEED = 0
-STEPS = 150
-DEMONSTRATIONS = 100
+# %%
+prediction = None  # "up" or "down"
 
 # %%
 from dataclasses import asdict
@@ -142,6 +161,8 @@ while amft.step < config.steps:
             f"{amft.step:4} {records[-1]['mu']:5.2f} {reward:7.2f}"
             f"    {now['mean']:.2f}  [{now['low']:.2f}, {now['high']:.2f}]"
         )
+moved = "up" if records[-1]["mu"] > 0.5 else "down"
+print("as predicted" if prediction == moved else f"mu went {moved}")
 
 # %% [markdown]
 # ## Figure 1: did it learn anything it was not shown?
@@ -152,12 +173,14 @@ from amft_lite import figures
 figures.success_figure({METHOD: curve}, config.warmup_steps)
 
 # %% [markdown]
-# **How to read it.** Solid: new hands under the training rule, J = Q = K = 10. Dashed: hands under
-# 11, 12, 13, a rule it never trained on. Bands: 95 % intervals over hands (400 answers a point).
-# Warm-up teaches the form of an answer. What comes after is the part worth having.
+# **How to read it.** (In JupyterLab, move the mouse over a figure: it becomes
+# interactive.) Solid: new hands under the training rule, J = Q = K = 10. Dashed: hands
+# under 11, 12, 13, a rule it never trained on. Bands: 95 % intervals over hands (400
+# answers a point). Warm-up teaches the form of an answer. What comes after is the part
+# worth having.
 #
-# **What would prove it wrong.** A solid line that stays inside the band it had when warm-up ended:
-# then mixing taught nothing that transfers to new hands.
+# **What would prove it wrong.** A solid line that stays inside the band it had when
+# warm-up ended: then mixing taught nothing that transfers to new hands.
 
 # %% [markdown]
 # ## Figure 2: what did $\mu$ do?
@@ -166,13 +189,15 @@ figures.success_figure({METHOD: curve}, config.warmup_steps)
 figures.mu_figure({METHOD: records}, config.warmup_steps)
 
 # %% [markdown]
-# **How to read it.** The line is $\mu$. Each dot is one meta-gradient, as a cosine: above 0 it says
-# "more imitation would have helped", below 0 "more exploration". One dot is noisy, because 256
-# answers say little about one step; the controller averages and moves by at most 0.05 at a time.
+# **How to read it.** The line is $\mu$. Each dot (right axis) is one meta-gradient, as
+# a cosine of averaged gradients: above 0 it says "more imitation would have helped",
+# below 0 "more exploration". One dot is noisy, because 256 answers say little about one
+# step; the controller averages and moves by at most 0.05 at a time.
 #
-# **What would prove it wrong.** Dots that scatter around 0 for the whole run: then the line is a
-# random walk. Look again: is that what you see here? Run it with `METHOD = "placebo"`, where a
-# coin decides in which direction each dot moves $\mu$, and compare. We come back to this below.
+# **What would prove it wrong.** Dots that scatter around 0 for the whole run: then the
+# line is a random walk. Look again: is that what you see here? Run it with `METHOD =
+# "placebo"`, where a coin decides in which direction each dot moves $\mu$, and compare.
+# We come back to this below.
 
 # %% [markdown]
 # ## Figure 3: is it still exploring?
@@ -181,16 +206,16 @@ figures.mu_figure({METHOD: records}, config.warmup_steps)
 figures.entropy_figure({METHOD: records}, config.warmup_steps)
 
 # %% [markdown]
-# **How to read it.** Entropy is how undecided the model is at each token, in nats; 0 means it would
-# always give the same answer. The dashed line is $H^*$, its entropy when warm-up ended. Exploration
-# lives off entropy, and rewarded training uses it up.
+# **How to read it.** Entropy is how undecided the model is at each token, in nats; 0
+# means it would always give the same answer. The dashed line is $H^*$, its entropy when
+# warm-up ended. Exploration lives off entropy, and rewarded training uses it up.
 #
-# AMFT also has an *entropy term* that pushes $\mu$ when entropy leaves $H^*$. As transcribed, the
-# paper's equation and its text give that push opposite signs. Here it is off until we have measured
-# which one helps (`entropy_form` turns it on).
+# AMFT also has an *entropy term* that pushes $\mu$ when entropy leaves $H^*$. As
+# transcribed, the paper's equation and its text give that push opposite signs. Here it
+# is off until we have measured which one helps (`entropy_form` turns it on).
 #
-# **What would prove it wrong.** Entropy that falls while success falls too: the model has not
-# become surer, only narrower.
+# **What would prove it wrong.** Entropy that falls while success falls too: the model
+# has not become surer, only narrower.
 
 # %% [markdown]
 # ## The same four hands, after training
@@ -206,9 +231,9 @@ for hand, [text] in zip(
 # %% [markdown]
 # ## One run proves nothing
 #
-# Another seed gives another curve. Here is what ten seeds say (`amft-lite study quick`; its result
-# is part of this repository): the share of right answers on test problems at the end, with 95 %
-# intervals over seeds.
+# Another seed gives another curve. Here is what ten seeds say (`amft-lite study quick`;
+# its result is part of this repository): the share of right answers on test problems at
+# the end, with 95 % intervals over seeds.
 
 # %%
 from amft_lite.study import shipped
@@ -217,7 +242,8 @@ result = shipped("quick")
 for name, row in result["means"].items():
     m = row["test"]
     print(
-        f"{name:15} {m['mean']:.3f}  [{m['low']:.3f}, {m['high']:.3f}]  n={m['n']} seeds"
+        f"{name:15} {m['mean']:.3f}  [{m['low']:.3f}, {m['high']:.3f}]  "
+        f"n={m['n']} seeds"
     )
 print("\ndifferences, paired by seed")
 for name, row in result["differences"].items():
@@ -225,23 +251,44 @@ for name, row in result["differences"].items():
     print(f"{name:15} {m['mean']:+.3f}  [{m['low']:+.3f}, {m['high']:+.3f}]")
 
 # %% [markdown]
-# **How to read it.** An interval that leaves out 0 is a difference that is unlikely to be luck of
-# the seed. When we ran this, two things came out, one of them sobering:
+# **How to read it.** An interval that leaves out 0 is a difference that is unlikely to
+# be luck of the seed. When we ran this, two things came out, one of them sobering:
 #
-# 1. **Using both beats using either.** AMFT beats imitation alone and exploration alone on new
-#    hands. But exploration alone had no warm-up here, and part of its gap may be just that.
-# 2. **We see no sign that learning the mix did it.** The placebo moves $\mu$ as much in total, in
-#    directions that a coin decides, and does as well (`amft - placebo`). In this game, at this
-#    size, the meta-gradient's *information* earned nothing that we could measure.
+# 1. **Using both beats using either.** AMFT beats imitation alone and exploration alone
+#    on new hands. But exploration alone had no warm-up here, and part of its gap may be
+#    just that.
+# 2. **We see no sign that learning the mix did it.** The placebo moves $\mu$ as much in
+#    total, in directions that a coin decides, and does as well (`amft - placebo`). In
+#    this game, at this size, the meta-gradient's *information* earned nothing that we
+#    could measure.
 #
-# That is a result about our small game, not about AMFT in general; and if success hardly depends on
-# $\mu$ where both wander, no signal could show itself. Finding where, if anywhere, it pays is what
-# the rest of the kit is for.
+# That is a result about our small game, not about AMFT in general; and if success
+# hardly depends on $\mu$ where both wander, no signal could show itself. Finding where,
+# if anywhere, it pays is what the rest of the kit is for.
+#
+# ## Self-test
+#
+# 1. $\mu=1$. Which method is that?
+# 2. Every rollout of a step fails. Which part of the loss still teaches?
+# 3. What does a placebo controller tell that SFT and RL as rivals cannot?
+#
+# <details><summary>Answers</summary>
+#
+# 1. Imitation alone: SFT.
+# 2. The SFT part; RL's gradient is exactly 0 then.
+# 3. Whether it is the *information* in the meta-gradient that helps, or just mixing.
+#
+# </details>
+#
+# ## What was left out
+#
+# Everything inside the box: the losses (notebooks 01, 02), the meta-gradient and its
+# noise (03), the algorithm line by line and its ablations (04). Larger models.
 #
 # ## Where to go next
 #
-# * Change `METHOD`, `SEED` or `DEMONSTRATIONS` above and run all again.
-# * On the command line: `amft-lite run --method rl`, then
+# * Change `METHOD`, `SEED` or `DEMONSTRATIONS` at the top and run all again.
+# * `01_implicit_rewards` begins the course.
+# * On the command line: `amft-lite run`, `amft-lite run --method rl`, then
 #   `amft-lite report runs/lite-amft-seed0 runs/lite-rl-seed0`.
-# * Read `amft_lite/loop.py`: Algorithm 1 in one file, and `amft_lite/meta_gradient.py`: how the
-#   dots of figure 2 are computed.
+# * Read `amft_lite/loop.py`: Algorithm 1 in one file.

@@ -9,23 +9,26 @@
 # %% [markdown]
 # # 01 · Implicit rewards: what does imitation reward?
 #
-# AMFT adds two losses that seem to have nothing in common: one copies an expert, the other
-# chases reward. Its claim is that imitation, too, maximises a reward, only an unspoken one.
-# This notebook takes that claim apart.
+# AMFT adds two losses that seem to have nothing in common: one copies an expert, the
+# other chases reward. Its claim is that imitation, too, maximises a reward, only an
+# unspoken one. This notebook takes that claim apart.
 #
 # **You will be able to**
 #
 # * write SFT as the minimisation of a divergence, and say which constant is left out;
-# * name the reward whose policy gradient *is* the SFT gradient, and why it is a harsh one;
+# * name the reward whose policy gradient *is* the SFT gradient, and why it is a harsh
+#   one;
 # * say what $\mu$ multiplies, and why that is $\mu/(1-\mu)$ and not $\mu$;
 # * read, token by token, which reward a trained model behaves as if it had been paid.
 #
-# *Half a minute to run on one CPU core, about 45 minutes with the exercises, under 1 GB of
-# memory. You need: PyTorch, and what a language model is. Notebook 00 shows the game.*
+# *Half a minute to run on one CPU core, about 45 minutes with the exercises, under 1 GB
+# of memory. You need: PyTorch, and what a language model is. Notebook 00 shows the
+# game.*
 #
-# > **Sources.** AMFT is arXiv 2508.06944, withdrawn by its authors in version 3. We read its
-# > abstract and its released code ourselves. The theory of this notebook (its section 3.4)
-# > reached us through **second-hand notes**; what goes beyond them is marked as ours.
+# > **Sources.** AMFT is arXiv 2508.06944, withdrawn by its authors in version 3. We
+# > read its abstract and its released code ourselves. The theory of this notebook (its
+# > section 3.4) reached us through **second-hand notes**; what goes beyond them is
+# > marked as ours.
 
 # %%
 import math
@@ -46,9 +49,9 @@ HANDS = 8  # hands to look at, token by token
 # %% [markdown]
 # ## A batch small enough for pencil and paper
 #
-# One prompt, `3 2 ; 5 |` (make 5 from 3 and 2), and four answers that a policy gave. All that
-# a loss sees of them: the probability of each token, where the answer ends, and a reward.
-# We carry these four through every formula of notebooks 01 to 03.
+# One prompt, `3 2 ; 5 |` (make 5 from 3 and 2), and four answers that a policy gave.
+# All that a loss sees of them: the probability of each token, where the answer ends,
+# and a reward. We carry these four through every formula of notebooks 01 to 03.
 
 # %%
 answers = ["3 + 2", "2 + 3", "3 - 2", "3 2"]
@@ -76,7 +79,8 @@ for text, row, m, r in zip(answers, logps, mask, rewards, strict=True):
 #
 # Answers have different lengths and are padded to one; `mask` is 1 on real tokens.
 #
-# <details><summary>Hint</summary>The log of a product is a sum. What must padding add?</details>
+# <details><summary>Hint</summary>The log of a product is a sum. What must padding
+# add?</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "sequence_logp", "grade": false, "locked": false, "solution": true}
@@ -97,8 +101,8 @@ from amft_lite.exercises import check
 check("sequence_logp", sequence_logp).require()
 
 # %% [markdown]
-# By hand for the first answer: $.5\times.4\times.5=.10$. The package's `sequence_logps` and
-# a product of plain numbers must agree.
+# By hand for the first answer: $.5\times.4\times.5=.10$. The package's `sequence_logps`
+# and a product of plain numbers must agree.
 
 # %%
 for text, row, m, logp in zip(
@@ -112,20 +116,22 @@ for text, row, m, logp in zip(
 # ## 2 · SFT minimises a divergence
 #
 # SFT makes the expert's answers likelier: it minimises the cross-entropy
-# $-\mathbb{E}_{y\sim\pi_{demo}}[\log\pi_\theta(y)]$ (Eq. 2, second-hand). Add and subtract the
-# demonstrator's own entropy and you get
+# $-\mathbb{E}_{y\sim\pi_{demo}}[\log\pi_\theta(y)]$ (Eq. 2, second-hand). Add and
+# subtract the demonstrator's own entropy and you get
 #
 # $$\underbrace{-\mathbb{E}_{demo}[\log \pi_\theta]}_{\text{what SFT minimises}}
-# = \mathrm{KL}(\pi_{demo}\,\|\,\pi_\theta) + \underbrace{H(\pi_{demo})}_{\text{constant}} .$$
+# = \mathrm{KL}(\pi_{demo}\,\|\,\pi_\theta) +
+# \underbrace{H(\pi_{demo})}_{\text{constant}} .$$
 #
-# The last term does not contain $\theta$. So the two have one minimum and one gradient, and
-# the loss of a perfect imitator is **not 0 but $H(\pi_{demo})$**: an expert who solves a hand
-# in two ways leaves half of the choice open.
+# The last term does not contain $\theta$. So the two have one minimum and one gradient,
+# and the loss of a perfect imitator is **not 0 but $H(\pi_{demo})$**: an expert who
+# solves a hand in two ways leaves half of the choice open.
 #
 # ### Exercise 2 · KL divergence
 # ●●○ · 8 minutes
 #
-# $\mathrm{KL}(p\|q)=\sum_y p(y)\log\frac{p(y)}{q(y)}$. Mind the words that $p$ never says.
+# $\mathrm{KL}(p\|q)=\sum_y p(y)\log\frac{p(y)}{q(y)}$. Mind the words that $p$ never
+# says.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "kl_divergence", "grade": false, "locked": false, "solution": true}
@@ -146,8 +152,8 @@ from amft_lite.exercises import check
 check("kl_divergence", kl_divergence).require()
 
 # %% [markdown]
-# Now move a policy over our four answers in a straight line towards a demonstrator who writes
-# `3 + 2` and `2 + 3` half of the time each.
+# Now move a policy over our four answers in a straight line towards a demonstrator who
+# writes `3 + 2` and `2 + 3` half of the time each.
 
 # %%
 demo = torch.tensor([0.5, 0.5, 0.0, 0.0])
@@ -158,7 +164,8 @@ path = (1 - way)[:, None] * policy + way[:, None] * demo
 cross_entropy = -(demo * path.log()).sum(-1)
 divergence = implicit_reward.kl_divergence(demo.expand_as(path), path)
 figures.line_figure(
-    "Cross-entropy is KL plus a constant", "share of the way to the demonstrator", "nats",
+    "Cross-entropy is KL plus a constant", "share of the way to the demonstrator",
+    "nats",
     {
         "cross-entropy, what SFT minimises": (way.tolist(), cross_entropy.tolist()),
         "KL(demo || policy)": (way.tolist(), divergence.tolist()),
@@ -168,22 +175,23 @@ figures.line_figure(
 )  # fmt: skip
 
 # %% [markdown]
-# **How to read it.** Both curves fall together; the distance stays $\log 2\approx .69$ nats,
-# the entropy of an expert with two equally good answers.
+# **How to read it.** Both curves fall together; the distance stays $\log 2\approx .69$
+# nats, the entropy of an expert with two equally good answers.
 #
-# **What would prove it wrong.** A difference that bends anywhere: then minimising one would
-# not be minimising the other.
+# **What would prove it wrong.** A difference that bends anywhere: then minimising one
+# would not be minimising the other.
 
 # %% [markdown]
 # ## 3 · Forward, not reverse
 #
-# Which way round matters. SFT's divergence is $\mathrm{KL}(demo\|\pi)$, with the *expert* in
-# the expectation: "forward". The KL penalty of RLHF is $\mathrm{KL}(\pi\|\pi_{ref})$, with
-# the *policy* in it: "reverse". When the model family cannot match the expert, they fail in
-# opposite ways.
+# Which way round matters. SFT's divergence is $\mathrm{KL}(demo\|\pi)$, with the
+# *expert* in the expectation: "forward". The KL penalty of RLHF is
+# $\mathrm{KL}(\pi\|\pi_{ref})$, with the *policy* in it: "reverse". When the model
+# family cannot match the expert, they fail in opposite ways.
 #
-# **Predict.** An expert has two separate habits. A model that can only have *one* bump is
-# fitted by each divergence. Where does each put its bump? Write a word before you run on:
+# **Predict.** An expert has two separate habits. A model that can only have *one* bump
+# is fitted by each divergence. Where does each put its bump? Write a word before you
+# run on:
 
 # %%
 prediction = {"forward": None, "reverse": None}  # "on one habit" or "across both"
@@ -225,24 +233,25 @@ figures.add_slider(
 )
 
 # %% [markdown]
-# **How to read it.** Move the slider. Forward KL must give probability wherever the expert
-# does, so it covers both habits and wastes probability on the gap, where the expert never
-# goes. Reverse KL must not be where the expert is not, so it picks one habit.
+# **How to read it.** Move the slider. Forward KL must give probability wherever the
+# expert does, so it covers both habits and wastes probability on the gap, where the
+# expert never goes. Reverse KL must not be where the expert is not, so it picks one
+# habit.
 #
 # **What would prove it wrong.** A forward fit that leaves one habit nearly without
 # probability: $\mathrm{KL}(p\|q)$ would be huge there.
 #
-# For AMFT: "imitation as a KL penalty" (second-hand notes of section 3.4) is true of the
-# forward divergence. It *spreads* the policy over all the expert does. It is not RLHF's
-# leash, which *narrows* the policy to what the reference finds likely.
+# For AMFT: "imitation as a KL penalty" (second-hand notes of section 3.4) is true of
+# the forward divergence. It *spreads* the policy over all the expert does. It is not
+# RLHF's leash, which *narrows* the policy to what the reference finds likely.
 #
 # ### Exercise 3 · Estimating the reverse KL from samples
 # ●●○ · 8 minutes
 #
-# RLHF codes estimate $\mathrm{KL}(\pi\|\pi_{ref})$ from the policy's own tokens. The plain
-# $\log\pi-\log\pi_{ref}$ is right on average but often negative. With
-# $d=\log\pi_{ref}-\log\pi$, the estimate $e^d-1-d$ is right on average *and* never negative
-# (J. Schulman's "k3"; GRPO uses it).
+# RLHF codes estimate $\mathrm{KL}(\pi\|\pi_{ref})$ from the policy's own tokens. The
+# plain $\log\pi-\log\pi_{ref}$ is right on average but often negative. With
+# $d=\log\pi_{ref}-\log\pi$, the estimate $e^d-1-d$ is right on average *and* never
+# negative (J. Schulman's "k3"; GRPO uses it).
 #
 # <details><summary>Hint</summary>Why is it unbiased? Under samples of π the mean of
 # π_ref/π is 1, so the mean of e^d − 1 is 0.</details>
@@ -250,7 +259,7 @@ figures.add_slider(
 
 # %% nbgrader={"schema_version": 3, "grade_id": "reverse_kl_estimate", "grade": false, "locked": false, "solution": true}
 def reverse_kl_estimate(logps, reference_logps):
-    """One estimate of KL(pi || pi_ref) a token sampled from pi; any shape, same shape."""
+    """KL(pi || pi_ref), one estimate for each token sampled from pi; any shape."""
     ### BEGIN SOLUTION
     d = reference_logps - logps
     return d.exp() - 1 - d
@@ -272,17 +281,19 @@ a, b = current.log()[drawn], reference.log()[drawn]
 k3 = implicit_reward.reverse_kl_estimate(a, b)
 print(f"exact {kl(current, reference):.4f}")
 print(
-    f"k1    {(a - b).mean():.4f}, of single estimates {((a - b) < 0).float().mean():.0%} < 0"
+    f"k1    {(a - b).mean():.4f}, single estimates below 0: "
+    f"{((a - b) < 0).float().mean():.0%}"
 )
 print(f"k3    {k3.mean():.4f}, smallest {k3.min():.4f}")
 
 # %% [markdown]
 # ## 4 · The reward hidden in SFT's gradient
 #
-# RL follows $\mathbb{E}_{y\sim\pi}[r(y)\nabla\log\pi(y)]$; SFT follows $\nabla\log\pi(y^*)$
-# for the demonstrated $y^*$. Is there a reward $r$ that makes the first equal the second,
-# for *every* policy? Write the expectation out: only $y^*$ may count, and its weight
-# $\pi(y^*)r(y^*)$ must be 1. (Ours, but not new: arXiv 2508.05629 makes the same point.)
+# RL follows $\mathbb{E}_{y\sim\pi}[r(y)\nabla\log\pi(y)]$; SFT follows
+# $\nabla\log\pi(y^*)$ for the demonstrated $y^*$. Is there a reward $r$ that makes the
+# first equal the second, for *every* policy? Write the expectation out: only $y^*$ may
+# count, and its weight $\pi(y^*)r(y^*)$ must be 1. (Ours, but not new: arXiv 2508.05629
+# makes the same point.)
 #
 # ### Exercise 4 · SFT's reward
 # ●●○ · 8 minutes
@@ -307,8 +318,8 @@ from amft_lite.exercises import check
 check("imitation_reward", imitation_reward).require()
 
 # %% [markdown]
-# Do the two gradients agree? We take the toy policy's first token (`3` with probability .5,
-# `2` with .25, and other words), ask autograd for both, and compare.
+# Do the two gradients agree? We take the toy policy's first token (`3` with probability
+# .5, `2` with .25, and other words), ask autograd for both, and compare.
 
 # %%
 logits = torch.tensor([[0.5, 0.25, 0.15, 0.1]]).log().requires_grad_()
@@ -329,36 +340,40 @@ figure = figures.line_figure(
     "The reward that SFT pays", "probability the policy gives the expert's word",
     "reward, or its spread",
     {
-        "reward of the expert's word, 1 / pi": (believed.tolist(), (1 / believed).tolist()),
+        "reward of the expert's word, 1 / pi": (
+            believed.tolist(), (1 / believed).tolist()
+        ),
         "standard deviation over samples": (
             believed[:-1].tolist(), (1 / believed[:-1] - 1).sqrt().tolist()
         ),
     },
-    "Both curves fall from a thousand or so at pi = .001 to about 1 at pi = 1, on log axes",
+    "Both curves fall as pi grows, on log axes; the reward from 1000 to 1",
 )  # fmt: skip
 figure.update_xaxes(type="log").update_yaxes(type="log")
 figure
 
 # %% [markdown]
-# **How to read it.** Both axes are logarithmic. A word the policy already says is paid about
-# 1. A word it gives one chance in a thousand is paid 1000, and nothing else is paid at all.
-# The mean reward is always 1; its spread explodes where the policy disbelieves the expert.
+# **How to read it.** Both axes are logarithmic. A word the policy already says is paid
+# about
+# 1. A word it gives one chance in a thousand is paid 1000, and nothing else is paid at
+#    all. The mean reward is always 1; its spread explodes where the policy disbelieves
+#    the expert.
 #
 # **What would prove it wrong.** An agreement of the two gradients for one policy only.
 # Change the probabilities two cells above: the assertion must hold for all of them.
 #
 # Two consequences, to be seen in notebook 02. SFT never *tries*: it computes this
 # expectation exactly, so the spread costs it no samples. But it pulls hardest where it
-# believes least, a word at a time, whether or not that word mattered for being right. RL's
-# reward is bounded and says what was worth it, but has to be found by sampling.
+# believes least, a word at a time, whether or not that word mattered for being right.
+# RL's reward is bounded and says what was worth it, but has to be found by sampling.
 
 # %% [markdown]
 # ## 5 · What does $\mu$ multiply?
 #
 # By the notes, section 3.4 calls $\mu$ a *time-varying Lagrange multiplier* of the KL
-# constraint. A multiplier stands before the constraint while the objective keeps weight 1:
-# $L_{RL}+\lambda\,\mathrm{KL}$. AMFT's loss is $(1-\mu)L_{RL}+\mu L_{SFT}$. Divide by
-# $(1-\mu)$.
+# constraint. A multiplier stands before the constraint while the objective keeps weight
+# 1: $L_{RL}+\lambda\,\mathrm{KL}$. AMFT's loss is $(1-\mu)L_{RL}+\mu L_{SFT}$. Divide
+# by $(1-\mu)$.
 #
 # ### Exercise 5 · The multiplier
 # ●○○ · 3 minutes
@@ -380,9 +395,11 @@ check("multiplier", multiplier).require()
 # %%
 mus = torch.linspace(0.02, 0.98, 97)
 figure = figures.line_figure(
-    "mu and the multiplier it stands for", "mu", "weight of L_SFT when L_RL has weight 1",
+    "mu and the multiplier it stands for", "mu", "weight of L_SFT if L_RL has weight 1",
     {
-        "mu / (1 - mu)": (mus.tolist(), [implicit_reward.multiplier(m) for m in mus.tolist()]),
+        "mu / (1 - mu)": (
+            mus.tolist(), [implicit_reward.multiplier(m) for m in mus.tolist()]
+        ),
         "mu itself": (mus.tolist(), mus.tolist()),
     },
     "mu/(1-mu) rises from .02 to 49 on a log axis while mu itself stays below 1",
@@ -398,26 +415,27 @@ figure.update_yaxes(type="log")
 figure
 
 # %% [markdown]
-# **How to read it.** Dotted: the released bounds .05 and .95, our start .5, the released
-# start .8. From .5 to .8 the multiplier goes from 1 to 4; from .8 to .95, from 4 to 19. A
-# change of .05 in $\mu$ is small in the middle and large near the ends.
+# **How to read it.** Dotted: the released bounds .05 and .95, our start .5, the
+# released start .8. From .5 to .8 the multiplier goes from 1 to 4; from .8 to .95, from
+# 4 to 19. A change of .05 in $\mu$ is small in the middle and large near the ends.
 #
-# **What would prove it wrong.** Two settings with the same $\mu/(1-\mu)$ whose gradients do
-# not point the same way.
+# **What would prove it wrong.** Two settings with the same $\mu/(1-\mu)$ whose
+# gradients do not point the same way.
 #
-# The picture of a multiplier has a second crack (ours). A Lagrange multiplier rises while its
-# constraint is *violated* and falls when it is met. AMFT moves $\mu$ by validation reward and
-# entropy: it never asks how far the policy is from the demonstrator. So "time-varying
-# weight" is fair; "Lagrange multiplier" is a way of speaking. And as $(1-\mu)$ also shrinks
-# the RL part, the length of the whole step changes with $\mu$. (Adam undoes most of that.)
+# The picture of a multiplier has a second crack (ours). A Lagrange multiplier rises
+# while its constraint is *violated* and falls when it is met. AMFT moves $\mu$ by
+# validation reward and entropy: it never asks how far the policy is from the
+# demonstrator. So "time-varying weight" is fair; "Lagrange multiplier" is a way of
+# speaking. And as $(1-\mu)$ also shrinks the RL part, the length of the whole step
+# changes with $\mu$. (Adam undoes most of that.)
 
 # %% [markdown]
 # ## 6 · Which reward was a real policy paid?
 #
 # A trained policy is, up to a term of the prompt alone, optimal for the reward
-# $\beta\log\frac{\pi_{after}(y_t)}{\pi_{before}(y_t)}$ under a KL leash of strength $\beta$
-# to where it started (DPO, arXiv 2305.18290, Eq. 5). Turned round: look at what training did,
-# and you see what it behaved as if it had been paid, token by token.
+# $\beta\log\frac{\pi_{after}(y_t)}{\pi_{before}(y_t)}$ under a KL leash of strength
+# $\beta$ to where it started (DPO, arXiv 2305.18290, Eq. 5). Turned round: look at what
+# training did, and you see what it behaved as if it had been paid, token by token.
 #
 # ### Exercise 6 · Token by token
 # ●●○ · 5 minutes
@@ -437,13 +455,13 @@ from amft_lite.exercises import check
 check("token_rewards", token_rewards).require()
 
 # %% [markdown]
-# We train the shipped base (154 thousand parameters) on 100 expert answers to the card game,
-# and ask which tokens of *new* expert answers became likelier.
+# We train the shipped base (154 thousand parameters) on 100 expert answers to the card
+# game, and ask which tokens of *new* expert answers became likelier.
 #
 # **Predict.** An answer reads `10 3 8 10 * 3 = 30 30 - 8 = 22`: the cards, then two
-# steps. The base can calculate, but writes its steps as `10 3 * = 30`, operator after the
-# numbers. Which tokens will show the largest implicit reward? The results after `=`, the
-# operators, or the cards?
+# steps. The base can calculate, but writes its steps as `10 3 * = 30`, operator after
+# the numbers. Which tokens will show the largest implicit reward? The results after
+# `=`, the operators, or the cards?
 
 # %%
 from amft_lite import AMFT, build_config, load_policy, load_task
@@ -496,11 +514,11 @@ prompts = [d.prompt for d in task.demonstrations(200, seed=SEED + 1, split="test
 figures.add_slider(figure, "hand", {prompts[n]: [n] for n in range(HANDS)})
 
 # %% [markdown]
-# **How to read it.** One bar a token of an expert answer the model has never seen. Blue:
-# training made it likelier; red: less likely. Move the slider through hands.
+# **How to read it.** One bar a token of an expert answer the model has never seen.
+# Blue: training made it likelier; red: less likely. Move the slider through hands.
 #
-# **What would prove it wrong.** Bars of one height along the answer: then imitation would
-# have paid all tokens alike.
+# **What would prove it wrong.** Bars of one height along the answer: then imitation
+# would have paid all tokens alike.
 
 # %%
 places = range(paid_new.shape[1])
@@ -513,7 +531,7 @@ lines = {
 }
 figure = figures.line_figure(
     "Implicit reward by place in the answer", "", "nats, mean over answers", lines,
-    "Both peak at the first operator; hands trained on lie higher where something is chosen",
+    "Both peak at the first operator; hands trained on lie higher at choices",
     markers=True,
 )  # fmt: skip
 figure.update_xaxes(
@@ -528,21 +546,23 @@ figure
 
 # %% [markdown]
 # **How to read it.** The same, averaged by place; the table gives 95 % intervals over
-# answers. On new hands (blue) almost all of the reward sits on one token, the first operator:
-# there the base's habit and the expert's *form* part. After it, the rest follows by itself.
-# Copying the cards and doing the sums, which the base could do before, earn nothing.
+# answers. On new hands (blue) almost all of the reward sits on one token, the first
+# operator: there the base's habit and the expert's *form* part. After it, the rest
+# follows by itself. Copying the cards and doing the sums, which the base could do
+# before, earn nothing.
 #
-# Now the other curve. On hands it was trained on, the model was also paid for *which* number
-# to take first (place 4) and which operator to choose (5 and 10). On new hands it was not.
-# Those are the tokens that decide whether an answer is right, and there imitation has
-# learned the hands rather than the skill. That is memorising, seen token by token.
+# Now the other curve. On hands it was trained on, the model was also paid for *which*
+# number to take first (place 4) and which operator to choose (5 and 10). On new hands
+# it was not. Those are the tokens that decide whether an answer is right, and there
+# imitation has learned the hands rather than the skill. That is memorising, seen token
+# by token.
 #
-# **What would prove it wrong.** Large rewards at the results (8 and 13): then imitation would
-# have taught arithmetic. Two curves that coincide everywhere: then nothing was memorised.
-# Try `SFT_STEPS = 15`, the length of AMFT's warm-up, and 300.
+# **What would prove it wrong.** Large rewards at the results (8 and 13): then imitation
+# would have taught arithmetic. Two curves that coincide everywhere: then nothing was
+# memorised. Try `SFT_STEPS = 15`, the length of AMFT's warm-up, and 300.
 #
-# So here imitation mostly rewards *how to say it*. *What* to say on a new hand is left to be
-# found by trying, which is RL's part: notebook 02.
+# So here imitation mostly rewards *how to say it*. *What* to say on a new hand is left
+# to be found by trying, which is RL's part: notebook 02.
 
 # %% [markdown]
 # ## Self-test
@@ -565,6 +585,7 @@ figure
 #
 # ## What was left out
 #
-# The term of DPO's reward that depends on the prompt alone (it cancels between answers to one
-# prompt); the paper's Appendix A, which we have not seen; and importance weights, which a
-# loss needs when it learns from another policy's samples. Next: `02_sft_and_rl_losses`.
+# The term of DPO's reward that depends on the prompt alone (it cancels between answers
+# to one prompt); the paper's Appendix A, which we have not seen; and importance
+# weights, which a loss needs when it learns from another policy's samples. Next:
+# `02_sft_and_rl_losses`.

@@ -10,7 +10,8 @@
 # # 02 · The two losses: imitation and exploration
 #
 # Before mixing two losses one should know both: what they average over, where their
-# gradients stop, and what each of them learns. Most bugs of this field live on this page.
+# gradients stop, and what each of them learns. Most bugs of this field live on this
+# page.
 #
 # **You will be able to**
 #
@@ -20,11 +21,11 @@
 # * read entropy, and say what it is a symptom of;
 # * tell memorising from generalising in a plot.
 #
-# *Half a minute to run on one CPU core, about 75 minutes with the exercises, under 1 GB of
-# memory. You need notebook 01's toy batch; it is repeated here.*
+# *Half a minute to run on one CPU core, about 75 minutes with the exercises, under 1 GB
+# of memory. You need notebook 01's toy batch; it is repeated here.*
 #
-# > **Sources.** That AMFT's RL loss is PPO-clip with a value function, and its SFT loss the
-# > plain negative log-likelihood, reached us through **second-hand notes** of arXiv
+# > **Sources.** That AMFT's RL loss is PPO-clip with a value function, and its SFT loss
+# > the plain negative log-likelihood, reached us through **second-hand notes** of arXiv
 # > 2508.06944 (withdrawn in version 3). The released code, read first-hand, contains no
 # > working rollouts. PPO: arXiv 1707.06347. GAE: 1506.02438. GRPO: 2402.03300.
 
@@ -59,12 +60,13 @@ logps = token_probs.log()
 # %% [markdown]
 # ## 1 · Imitation: a mean, but of what?
 #
-# $L_{SFT}=-\mathbb{E}[\log\pi_\theta(y|x)]$ (Eq. 2). In code an expectation becomes a mean,
-# and there are three candidates: the sum over all tokens (*sum*), the mean over all tokens
-# (*token mean*), or the mean over answers of each answer's own mean (*mean of means*).
+# $L_{SFT}=-\mathbb{E}[\log\pi_\theta(y|x)]$ (Eq. 2). In code an expectation becomes a
+# mean, and there are three candidates: the sum over all tokens (*sum*), the mean over
+# all tokens (*token mean*), or the mean over answers of each answer's own mean (*mean
+# of means*).
 #
-# **Predict.** Answer four has two tokens, the others three. Under which of the three does
-# one of its tokens weigh more than one of the others' tokens?
+# **Predict.** Answer four has two tokens, the others three. Under which of the three
+# does one of its tokens weigh more than one of the others' tokens?
 
 # %%
 prediction = None  # "sum", "token mean" or "mean of means"
@@ -87,9 +89,10 @@ print(
 
 # %% [markdown]
 # This repository takes the token mean everywhere, for SFT and for RL, over the *whole*
-# batch. (A mean of means is a choice as well, and a legitimate one. The trap is to mix the
-# two without knowing. A third-party study, arXiv 2604.23747 as transcribed, traces published
-# SFT baselines that were too weak to just such a loss, and to a gradient accumulation bug.)
+# batch. (A mean of means is a choice as well, and a legitimate one. The trap is to mix
+# the two without knowing. A third-party study, arXiv 2604.23747 as transcribed, traces
+# published SFT baselines that were too weak to just such a loss, and to a gradient
+# accumulation bug.)
 #
 # ### Exercise 1 · The SFT loss
 # ●○○ · 5 minutes
@@ -116,8 +119,8 @@ print(f"draft {mine:.4f}   package {package:.4f}   by hand "
 assert torch.allclose(mine, package)
 
 # %% [markdown]
-# How far apart can they be? Take one answer of 4 tokens and one of $n$, and ask what share
-# of the whole gradient the short answer gets.
+# How far apart can they be? Take one answer of 4 tokens and one of $n$, and ask what
+# share of the whole gradient the short answer gets.
 
 # %%
 lengths = list(range(4, 65))
@@ -128,26 +131,28 @@ figures.line_figure(
         "token mean": (lengths, [4 / (4 + n) for n in lengths]),
         "mean of means": (lengths, [0.5] * len(lengths)),
     },
-    "Under a token mean the short answer's share falls from .5 to .06; else it stays .5",
+    "The short answer's share falls from .5 to .06 under a token mean only",
 )  # fmt: skip
 
 # %% [markdown]
-# **How to read it.** Right end: a 4-token answer next to one of 64 tokens. Under the token
-# mean it has a sixteenth of the say; under the mean of means still half, so each of its
-# tokens is sixteen times as loud. Where wrong answers are short, that shapes what is learned.
+# **How to read it.** Right end: a 4-token answer next to one of 64 tokens. Under the
+# token mean it has a sixteenth of the say; under the mean of means still half, so each
+# of its tokens is sixteen times as loud. Where wrong answers are short, that shapes
+# what is learned.
 #
-# **What would prove it wrong.** A batch of equal lengths in which the two losses differ.
-# (They cannot: this is why such a bug can hide. In our card game nearly all answers have 14
-# tokens.)
+# **What would prove it wrong.** A batch of equal lengths in which the two losses
+# differ. (They cannot: this is why such a bug can hide. In our card game nearly all
+# answers have 14 tokens.)
 #
 # ### Exercise 2 · Accumulation
 # ●●○ · 8 minutes
 #
-# Memory is short, so the batch is cut into pieces, each is backpropagated alone, and the
-# gradients add up. Scale each piece so that the *sum* is exactly the gradient of the whole.
+# Memory is short, so the batch is cut into pieces, each is backpropagated alone, and
+# the gradients add up. Scale each piece so that the *sum* is exactly the gradient of
+# the whole.
 #
-# <details><summary>Hint</summary>Which denominator does a token mean over the whole batch
-# have? Every piece needs that one.</details>
+# <details><summary>Hint</summary>Which denominator does a token mean over the whole
+# batch have? Every piece needs that one.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "accumulated_losses", "grade": false, "locked": false, "solution": true}
@@ -179,8 +184,8 @@ check("accumulated_losses", accumulated_losses).require()
 # $$\nabla J=\mathbb{E}_{y\sim\pi}\big[(R(y)-b)\,\nabla\log\pi(y)\big].$$
 #
 # Any baseline $b$ that does not depend on $y$ leaves the expectation as it is, because
-# $\mathbb{E}[\nabla\log\pi]=0$, and may shrink the noise. GRPO's baseline is the mean reward
-# of the prompt's own group of rollouts, divided by their spread.
+# $\mathbb{E}[\nabla\log\pi]=0$, and may shrink the noise. GRPO's baseline is the mean
+# reward of the prompt's own group of rollouts, divided by their spread.
 #
 # ### Exercise 3 · Group advantages
 # ●●○ · 8 minutes
@@ -214,20 +219,24 @@ print(
 )
 
 # %% [markdown]
-# The last line is the weakness of all such methods: where every rollout fails, or every one
-# succeeds, there is nothing to learn. A base that is almost never right gives almost no
-# gradient. This is where demonstrations come in.
+# The last line is the weakness of all such methods: where every rollout fails, or every
+# one succeeds, there is nothing to learn. A base that is almost never right gives
+# almost no gradient. This is where demonstrations come in.
 #
 # ### Exercise 4 · REINFORCE
 # ●●○ · 8 minutes
 #
-# The gradient of $\log\pi(y)$ is a *sum* over the answer's tokens, so here the tokens are
-# summed and the answers averaged. And advantages are data: no gradient flows into them.
+# The gradient of $\log\pi(y)$ is a *sum* over the answer's tokens, so here the tokens
+# are summed and the answers averaged. And advantages are data: no gradient flows into
+# them.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "policy_gradient_loss", "grade": false, "locked": false, "solution": true}
 def policy_gradient_loss(logps, advantages, mask):
-    """Minus the mean over answers of A * log pi(answer). [B, T], [B], [B, T] -> scalar."""
+    """Minus the mean over answers of A * log pi(answer). Returns a scalar.
+
+    logps, mask: [B, T]. advantages: [B], data (no gradient).
+    """
     ### BEGIN SOLUTION
     return -(advantages.detach() * (logps * mask).sum(1)).mean()
     ### END SOLUTION
@@ -239,9 +248,10 @@ from amft_lite.exercises import check
 check("policy_gradient_loss", policy_gradient_loss).require()
 
 # %% [markdown]
-# Is it unbiased, and what does a baseline buy? Take a policy over five answers (our four,
-# and "anything else" with reward 0), whose exact gradient we know. **Predict:** add a constant
-# to all rewards. What happens to the noise of the estimate, with and without a baseline?
+# Is it unbiased, and what does a baseline buy? Take a policy over five answers (our
+# four, and "anything else" with reward 0), whose exact gradient we know. **Predict:**
+# add a constant to all rewards. What happens to the noise of the estimate, with and
+# without a baseline?
 
 # %%
 probs = torch.tensor([0.10, 0.05, 0.125, 0.05, 0.675], dtype=torch.float64)
@@ -274,13 +284,14 @@ figures.line_figure(
 )  # fmt: skip
 
 # %% [markdown]
-# **How to read it.** Without a baseline the noise depends on where zero was put: paying 2
-# and 1 in place of 1 and 0 makes learning far noisier. With one, the constant cancels.
-# Note the left axis: from eight rollouts even the best estimate has more noise than signal.
+# **How to read it.** Without a baseline the noise depends on where zero was put: paying
+# 2 and 1 in place of 1 and 0 makes learning far noisier. With one, the constant
+# cancels. Note the left axis: from eight rollouts even the best estimate has more noise
+# than signal.
 #
-# **What would prove it wrong.** A baseline that changes the *mean* of the estimates. The group
-# mean does, slightly: it holds the answer's own reward and shrinks the gradient by
-# $(n-1)/n$. "Leave one out" does not, and notebook 03 needs that.
+# **What would prove it wrong.** A baseline that changes the *mean* of the estimates.
+# The group mean does, slightly: it holds the answer's own reward and shrinks the
+# gradient by $(n-1)/n$. "Leave one out" does not, and notebook 03 needs that.
 
 # %%
 for baseline in ("no baseline", "group mean", "leave one out"):
@@ -296,15 +307,16 @@ for baseline in ("no baseline", "group mean", "leave one out"):
 # %% [markdown]
 # ## 3 · PPO's clip
 #
-# Rollouts are dear, so one wants several optimiser steps on one batch. From the second step
-# on the policy is no longer the one that sampled, and the ratio
-# $r=\pi_\theta(y_t)/\pi_{old}(y_t)$ corrects for it. PPO stops the pull once a token has
-# moved far enough:
+# Rollouts are dear, so one wants several optimiser steps on one batch. From the second
+# step on the policy is no longer the one that sampled, and the ratio
+# $r=\pi_\theta(y_t)/\pi_{old}(y_t)$ corrects for it. PPO stops the pull once a token
+# has moved far enough:
 #
-# $$L_{RL}=-\,\mathrm{mean}\;\min\big(rA,\ \mathrm{clip}(r,1-\epsilon,1+\epsilon)\,A\big).$$
+# $$L_{RL}=-\,\mathrm{mean}\;\min\big(rA,\
+# \mathrm{clip}(r,1-\epsilon,1+\epsilon)\,A\big).$$
 #
-# **Predict**, before the figure: four cases, $A>0$ or $A<0$, and $r$ above $1+\epsilon$ or
-# below $1-\epsilon$. In which two is the gradient cut off?
+# **Predict**, before the figure: four cases, $A>0$ or $A<0$, and $r$ above $1+\epsilon$
+# or below $1-\epsilon$. In which two is the gradient cut off?
 
 # %%
 prediction = None  # for example {("+", "above"), ("-", "above")}
@@ -316,7 +328,7 @@ for a in (1.0, -1.0):
     r = torch.tensor(ratios)
     clipped = torch.minimum(r * a, r.clamp(1 - CLIP_RANGE, 1 + CLIP_RANGE) * a)
     figure.add_scatter(x=ratios, y=(r * a).tolist(), name="r A, not clipped",
-                       line={"color": figures.COLOURS["grey"], "dash": "dot"})  # fmt: skip
+                       line={"color": "#7f7f7f", "dash": "dot"})  # fmt: skip
     figure.add_scatter(x=ratios, y=clipped.tolist(), name="PPO",
                        line={"color": figures.PALETTE[0]})  # fmt: skip
 for edge in (1 - CLIP_RANGE, 1 + CLIP_RANGE):
@@ -329,18 +341,19 @@ print("as predicted" if prediction == cut else "cut off: A > 0 above, and A < 0 
 figures.add_slider(figure, "advantage", {"+1 (good)": [0, 1], "-1 (bad)": [2, 3]})
 
 # %% [markdown]
-# **How to read it.** Flat means no gradient. $A=+1$: flat *above* $1.2$; a good token that
-# became likelier has had enough. Below $.8$ the line still rises: a good token that fell must
-# come back, however far it fell. $A=-1$ is its mirror image.
+# **How to read it.** Flat means no gradient. $A=+1$: flat *above* $1.2$; a good token
+# that became likelier has had enough. Below $.8$ the line still rises: a good token
+# that fell must come back, however far it fell. $A=-1$ is its mirror image.
 #
-# **What would prove it wrong.** A slope at $A=-1$, $r=.5$. A widely read textbook code has
-# just that (it takes the *maximum* for $A<0$). On-policy, with one step a batch, $r=1$ and
-# the bug never shows.
+# **What would prove it wrong.** A slope at $A=-1$, $r=.5$. A widely read textbook code
+# has just that (it takes the *maximum* for $A<0$). On-policy, with one step a batch,
+# $r=1$ and the bug never shows.
 #
 # ### Exercise 5 · PPO-clip
 # ●●● · 12 minutes
 #
-# A token mean; no gradient into `old_logps` or `advantages`; the minimum for both signs.
+# A token mean; no gradient into `old_logps` or `advantages`; the minimum for both
+# signs.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "ppo_clip_loss", "grade": false, "locked": false, "solution": true}
@@ -367,8 +380,8 @@ check("ppo_clip_loss", ppo_clip_loss).require()
 # ### Exercise 6 · Clip fraction
 # ●●○ · 6 minutes
 #
-# The share of tokens on which the clip acts is what one plots to see whether the steps are
-# too long. Count the tokens *without gradient*, not all that left the range.
+# The share of tokens on which the clip acts is what one plots to see whether the steps
+# are too long. Count the tokens *without gradient*, not all that left the range.
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "clip_fraction", "grade": false, "locked": false, "solution": true}
@@ -388,8 +401,8 @@ from amft_lite.exercises import check
 check("clip_fraction", clip_fraction).require()
 
 # %% [markdown]
-# Now live: the card game, 15 steps of imitation, then RL with 1, 2 and 4 optimiser steps on
-# each batch of rollouts.
+# Now live: the card game, 15 steps of imitation, then RL with 1, 2 and 4 optimiser
+# steps on each batch of rollouts.
 
 # %%
 from amft_lite import AMFT, build_config, load_policy, load_task
@@ -421,18 +434,18 @@ figures.line_figure(
 )  # fmt: skip
 
 # %% [markdown]
-# **How to read it.** Clip fraction in the *last* optimiser step on each batch. With one step
-# a batch, $r=1$ and the clip never acts: PPO, GRPO and REINFORCE then share one gradient (up
-# to the scale of the advantages). This is this repository's default.
+# **How to read it.** Clip fraction in the *last* optimiser step on each batch. With one
+# step a batch, $r=1$ and the clip never acts: PPO, GRPO and REINFORCE then share one
+# gradient (up to the scale of the advantages). This is this repository's default.
 #
 # **What would prove it wrong.** Anything but zeros in the first line.
 #
 # ## 4 · Advantages from a critic: GAE
 #
 # AMFT's algorithm (second-hand) uses a value function $V$ in place of groups. With
-# $\delta_t=r_t+\gamma V_{t+1}-V_t$, the surprise at token $t$, GAE adds up later surprises
-# with fading weight: $A_t=\delta_t+\gamma\lambda A_{t+1}$. After the last token there is
-# nothing: $V=0$.
+# $\delta_t=r_t+\gamma V_{t+1}-V_t$, the surprise at token $t$, GAE adds up later
+# surprises with fading weight: $A_t=\delta_t+\gamma\lambda A_{t+1}$. After the last
+# token there is nothing: $V=0$.
 #
 # ### Exercise 7 · GAE
 # ●●● · 12 minutes
@@ -465,12 +478,14 @@ values = torch.tensor([[0.2, 0.25, 0.3, 0.75, 0.8, 0.9]])  # the critic's hope
 paid = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]])  # the reward comes at the end
 places = list(range(6))
 lines = {
-    f"lambda = {lam}": (places, objectives.gae(paid, values, values > 0, 1.0, lam)[0][0].tolist())
+    f"lambda = {lam}": (
+        places, objectives.gae(paid, values, values > 0, 1.0, lam)[0][0].tolist()
+    )
     for lam in (0.0, 0.5, 0.95, 1.0)
 }  # fmt: skip
 figure = figures.line_figure(
     "Who gets the credit? Advantages of one right answer", "token", "advantage", lines,
-    "lambda = 0 peaks where the critic's hope jumped; lambda = 1 falls steadily to the end",
+    "lambda = 0 peaks where the critic's hope jumped; lambda = 1 falls steadily",
     markers=True,
 )  # fmt: skip
 figure.update_xaxes(tickvals=places, ticktext=words)
@@ -478,21 +493,21 @@ figure
 
 # %% [markdown]
 # **How to read it.** The critic's hope jumps from .3 to .75 once `2` is written. With
-# $\lambda=0$ that token alone gets the credit: precise, but only as good as the critic. With
-# $\lambda=1$ every token gets "final reward minus hope at that point": right on average, and
-# noisy. $\lambda=.95$ lies between.
+# $\lambda=0$ that token alone gets the credit: precise, but only as good as the critic.
+# With $\lambda=1$ every token gets "final reward minus hope at that point": right on
+# average, and noisy. $\lambda=.95$ lies between.
 #
-# **What would prove it wrong.** $\lambda=1$, $\gamma=1$ must be $1-V_t$ exactly: .8, .75, .7,
-# .25, .2, .1. Read it off.
+# **What would prove it wrong.** $\lambda=1$, $\gamma=1$ must be $1-V_t$ exactly: .8,
+# .75, .7, .25, .2, .1. Read it off.
 #
-# The group advantage of section 2 gives one number to all tokens of an answer. It needs no
-# critic, and it cannot tell which token did it.
+# The group advantage of section 2 gives one number to all tokens of an answer. It needs
+# no critic, and it cannot tell which token did it.
 #
 # ## 5 · Entropy: how undecided is the policy?
 #
 # $H=-\sum_y\pi(y)\log\pi(y)$ for one token, in nats: 0 when it always says the same,
-# $\log V$ when it has no idea. RL lives off it (what is never tried is never rewarded) and
-# uses it up.
+# $\log V$ when it has no idea. RL lives off it (what is never tried is never rewarded)
+# and uses it up.
 #
 # ### Exercise 8 · Token entropy
 # ●○○ · 5 minutes
@@ -520,9 +535,9 @@ print(f"eight words, all alike: {even:.4f} = log 8;  one sure word: {sure:.6f}")
 # %% [markdown]
 # ## 6 · Memorising or generalising?
 #
-# Recorded runs (seeds 1 to 5; `make recordings` makes them again): success on the 100 hands
-# that were *demonstrated*, on *test* hands under the same rule, and under a *new rule*
-# (J, Q, K = 11, 12, 13), along imitation, exploration, and their mix at $\mu=.5$.
+# Recorded runs (seeds 1 to 5; `make recordings` makes them again): success on the 100
+# hands that were *demonstrated*, on *test* hands under the same rule, and under a *new
+# rule* (J, Q, K = 11, 12, 13), along imitation, exploration, and their mix at $\mu=.5$.
 #
 # **Predict.** Which of the three lines of which method will be highest at the end?
 
@@ -567,19 +582,19 @@ for method, title in names.items():
 # **How to read it.** Move the slider. The gap between demonstrated and new hands is
 # memorising. Bands: 95 % intervals over five seeds, with Student's t.
 #
-# * *Imitation* climbs fastest on its own hands, then leaves the new ones behind: it knows
-#   the examples.
-# * *Exploration* starts late, because almost nothing it tries is paid. When it moves, it
-#   moves on demonstrated and new hands alike: it never saw which were demonstrated.
+# * *Imitation* climbs fastest on its own hands, then leaves the new ones behind: it
+#   knows the examples.
+# * *Exploration* starts late, because almost nothing it tries is paid. When it moves,
+#   it moves on demonstrated and new hands alike: it never saw which were demonstrated.
 # * *The mix* takes imitation's start, and new hands follow.
 #
-# **What would prove it wrong.** For exploration, a gap between demonstrated and new hands:
-# it has no way to know them apart (they are ordinary training hands to it, so a small gap may
-# come from training on them by reward). For imitation, no gap at all.
+# **What would prove it wrong.** For exploration, a gap between demonstrated and new
+# hands: it has no way to know them apart (they are ordinary training hands to it, so a
+# small gap may come from training on them by reward). For imitation, no gap at all.
 #
-# "SFT memorises, RL generalises" (Chu et al., arXiv 2501.17161) is then half of the story
-# here: exploration alone generalises what little it has found. Whether a *learned* mix beats
-# a fixed one is another question. Notebooks 03 and 04.
+# "SFT memorises, RL generalises" (Chu et al., arXiv 2501.17161) is then half of the
+# story here: exploration alone generalises what little it has found. Whether a
+# *learned* mix beats a fixed one is another question. Notebooks 03 and 04.
 #
 # ## Self-test
 #
@@ -595,12 +610,13 @@ for method, title in names.items():
 # 2. Exactly 0; SFT's does not depend on rollouts.
 # 3. In none: it is bad, and already much less likely.
 # 4. Nothing: r = 1.
-# 5. Not by itself: it decides itself for right answers. It is one where success falls too.
+# 5. Not by itself: it decides itself for right answers. It is one where success falls
+#    too.
 #
 # </details>
 #
 # ## What was left out
 #
-# KL penalties to a reference model; PPO's value clip (it is in `objectives.value_loss`);
-# importance weights for expert answers in the RL loss (LUFFY and others); length penalties.
-# Next: `03_meta_gradient_controller`.
+# KL penalties to a reference model; PPO's value clip (it is in
+# `objectives.value_loss`); importance weights for expert answers in the RL loss (LUFFY
+# and others); length penalties. Next: `03_meta_gradient_controller`.

@@ -52,7 +52,7 @@ from amft_lite.provenance import provenance
 from amft_lite.runs import to_json, write_text
 from amft_lite.tasks import load_task
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BLOCKS = ROOT / "runs" / "recordings"
 SEEDS = (1, 2, 3, 4, 5)
 
@@ -429,6 +429,7 @@ def collect(name: str) -> None:
     commits = sorted({p["commit"] for p in made})
     result = {"recording": name, "blocks": blocks, "provenance": {**made[-1], "commit": commits}}
     path = ROOT / "data" / "recordings" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
     write_text(path, to_json(result, separators=(",", ":")) + "\n")
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB")
 

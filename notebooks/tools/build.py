@@ -20,8 +20,9 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+NOTEBOOKS = Path(__file__).resolve().parent.parent
+ROOT = NOTEBOOKS.parent
+SOURCES = NOTEBOOKS / "src"
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 INSTALL = """\
@@ -63,14 +64,19 @@ def locked(name: str) -> dict:
     }  # fmt: skip
 
 
-def assemble(source: Path) -> NotebookNode:
-    """The notebook of a source, not executed: badge, title, install cell, and the rest."""
+def assemble(source: Path, path: str = "") -> NotebookNode:
+    """The notebook of a source, not executed: badge, title, install cell, and the rest.
+
+    `path` is where it will be, from the repository's root: notebooks/ if nothing is said.
+    """
     notebook = jupytext.read(source)
     address, release = publication()
     install = INSTALL.replace("{address}", address).replace("{release}", release)
     title, *rest = notebook.cells
     notebook.cells = [
-        new_markdown_cell(badge(f"notebooks/{source.stem}.ipynb"), metadata=locked("badge")),
+        new_markdown_cell(
+            badge(path or f"notebooks/{source.stem}.ipynb"), metadata=locked("badge")
+        ),
         title,
         new_code_cell(install, metadata=locked("install")),
         *rest,
@@ -101,13 +107,13 @@ def describe_pictures(notebook: NotebookNode) -> None:
 
 def digest(source: Path) -> str:
     """Of everything that decides what the executed notebook looks like."""
-    parts = [source, ROOT / "constraints.txt", HERE / "build.py"]
+    parts = [source, ROOT / "constraints.txt", Path(__file__)]
     parts += sorted((ROOT / "amft_lite").rglob("*.py"))
     parts += [p for p in sorted((ROOT / "data").rglob("*")) if p.is_file()]
     parts = [p for p in parts if p.is_file() and "pictures" not in p.parts]
     total = hashlib.sha256(repr(publication()).encode())
     for path in parts:
-        total.update(path.relative_to(ROOT).as_posix().encode())
+        total.update(path.name.encode())
         total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:16]
 
@@ -122,7 +128,9 @@ def built_from(target: Path) -> str | None:
 def build(source: Path, target: Path) -> None:
     """Assemble and execute one source; a cell that fails stops the build."""
     notebook = assemble(source)
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}).execute()
+    NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOKS)}}
+    ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when each cell ran
     notebook.metadata.language_info = {
@@ -140,12 +148,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 if one is out of date")
     options = parser.parse_args()
     stale = 0
-    sources = sorted((HERE / "src").glob("*.py"))
+    sources = sorted(SOURCES.glob("*.py"))
     chosen = [s for s in sources if s.stem.startswith(tuple(options.names) or "")]
     if not chosen:
         parser.error(f"no notebook begins so; there are {', '.join(s.stem for s in sources)}")
     for source in chosen:
-        target = HERE / f"{source.stem}.ipynb"
+        target = NOTEBOOKS / f"{source.stem}.ipynb"
         if not options.force and built_from(target) == digest(source):
             print(f"{target.name}: up to date")
         elif options.check:
