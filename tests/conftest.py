@@ -1,6 +1,7 @@
 """Shared settings: one thread, no network, `--run-slow` for the long versions."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -27,6 +28,28 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_configure(config):
+    # files run by nbmake, where a whole run was asked for
+    folder = Path(__file__).resolve().parent.parent / "notebooks"
+    whole = config.getoption("--nbmake", False) and "notebooks" in config.args
+    config.notebooks_wanted = {p.name for p in folder.glob("*.ipynb")} if whole else set()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session):
+    """A notebook that was skipped or never collected must not go unnoticed."""
+    config = session.config
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter and not hasattr(config, "workerinput"):
+        files = {Path(r.nodeid.split("::")[0]) for r in reporter.getreports("passed")}
+        passed = {file.name for file in files if file.suffix == ".ipynb"}
+        missing = sorted(config.notebooks_wanted - passed)
+        if missing and session.exitstatus == 0:
+            reporter.write_line(f"notebooks that did not run: {', '.join(missing)}", red=True)
+            session.exitstatus = 1
+    return (yield)
 
 
 @pytest.fixture(scope="session")

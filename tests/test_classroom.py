@@ -2,9 +2,7 @@
 
 import copy
 import csv
-import importlib.util
 import json
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -12,8 +10,8 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_output
 from nbgrader.utils import determine_grade
 from nbgrader.validator import Validator
+from tools import ROOT, tool
 
-ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore")  # nbgrader's and its libraries'
 PLAIN = {"schema_version": 3, "grade": False, "locked": False, "solution": False}
 KERNEL = "# ---\n# jupyter:\n#   kernelspec:\n#     name: python3\n#     language: python\n"
@@ -62,12 +60,7 @@ def classroom(tmp_path_factory):
     (root / "src").mkdir()
     (root / "src" / "07_tiny.py").write_text(SOURCE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "notebooks" / "tools")
-        spec = importlib.util.spec_from_file_location(
-            "classroom", ROOT / "notebooks" / "tools" / "classroom.py"
-        )
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = tool("classroom")
         patch.setenv("PATH", "/usr/bin:/bin")  # make calls .venv/bin/python without activating
         patch.setattr(module, "log_to", lambda path: None)  # logging stays pytest's
         patch.setattr(module, "SOURCES", root / "src")

@@ -191,8 +191,8 @@ figures.mu_figure({METHOD: records}, config.warmup_steps)
 # %% [markdown]
 # **How to read it.** The line is $\mu$. Each dot (right axis) is one meta-gradient, as
 # a cosine of averaged gradients: above 0 it says "more imitation would have helped",
-# below 0 "more exploration". One dot is noisy, because 256 answers say little about one
-# step; the controller averages and moves by at most 0.05 at a time.
+# below 0 "more exploration". One dot is noisy; the controller adds them up, by at most
+# 0.05 at a time.
 #
 # **What would prove it wrong.** Dots that scatter around 0 for the whole run: then the
 # line is a random walk. Look again: is that what you see here? Run it with `METHOD =
@@ -208,11 +208,12 @@ figures.entropy_figure({METHOD: records}, config.warmup_steps)
 # %% [markdown]
 # **How to read it.** Entropy is how undecided the model is at each token, in nats; 0
 # means it would always give the same answer. The dashed line is $H^*$, its entropy when
-# warm-up ended. Exploration lives off entropy, and rewarded training uses it up.
+# warm-up ended. Exploration lives off entropy, and training uses it up, imitation of
+# few examples fastest of all (notebook 03).
 #
 # AMFT also has an *entropy term* that pushes $\mu$ when entropy leaves $H^*$. As
 # transcribed, the paper's equation and its text give that push opposite signs. Here it
-# is off until we have measured which one helps (`entropy_form` turns it on).
+# is off, because neither form showed a gain (notebook 04); `entropy_form` turns it on.
 #
 # **What would prove it wrong.** Entropy that falls while success falls too: the model
 # has not become surer, only narrower.
@@ -255,8 +256,9 @@ for name, row in result["differences"].items():
 # be luck of the seed. When we ran this, two things came out, one of them sobering:
 #
 # 1. **Using both beats using either.** AMFT beats imitation alone and exploration alone
-#    on new hands. But exploration alone had no warm-up here, and part of its gap may be
-#    just that.
+#    on new hands. But exploration alone had no warm-up here, and most of its gap may be
+#    just that: with 15 steps of imitation first, five seeds no longer tell it from AMFT
+#    (notebook 04).
 # 2. **We see no sign that learning the mix did it.** The placebo moves $\mu$ as much in
 #    total, in directions that a coin decides, and does as well (`amft - placebo`). In
 #    this game, at this size, the meta-gradient's *information* earned nothing that we

@@ -16,8 +16,8 @@
 # **You will be able to**
 #
 # * write SFT as the minimisation of a divergence, and say which constant is left out;
-# * name the reward whose policy gradient *is* the SFT gradient, and why it is a harsh
-#   one;
+# * name the reward whose policy gradient *is* the SFT gradient, and why no sampler
+#   could live off it;
 # * say what $\mu$ multiplies, and why that is $\mu/(1-\mu)$ and not $\mu$;
 # * read, token by token, which reward a trained model behaves as if it had been paid.
 #
@@ -254,7 +254,7 @@ figures.add_slider(
 # negative (J. Schulman's "k3"; GRPO uses it).
 #
 # <details><summary>Hint</summary>Why is it unbiased? Under samples of π the mean of
-# π_ref/π is 1, so the mean of e^d − 1 is 0.</details>
+# π_ref/π is 1, so the mean of e^d - 1 is 0.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "reverse_kl_estimate", "grade": false, "locked": false, "solution": true}
@@ -291,9 +291,10 @@ print(f"k3    {k3.mean():.4f}, smallest {k3.min():.4f}")
 #
 # RL follows $\mathbb{E}_{y\sim\pi}[r(y)\nabla\log\pi(y)]$; SFT follows
 # $\nabla\log\pi(y^*)$ for the demonstrated $y^*$. Is there a reward $r$ that makes the
-# first equal the second, for *every* policy? Write the expectation out: only $y^*$ may
-# count, and its weight $\pi(y^*)r(y^*)$ must be 1. (Ours, but not new: arXiv 2508.05629
-# makes the same point.)
+# first equal the second, for *every* policy? Write the expectation out: let only $y^*$
+# count, and its weight $\pi(y^*)r(y^*)$ be 1. (Any constant may be added to $r$, as
+# $\mathbb{E}[\nabla\log\pi]=0$. Take the $r$ that is 0 for all other words.) (Ours, but
+# not new: arXiv 2508.05629 makes the same point.)
 #
 # ### Exercise 4 · SFT's reward
 # ●●○ · 8 minutes
@@ -301,7 +302,7 @@ print(f"k3    {k3.mean():.4f}, smallest {k3.min():.4f}")
 
 # %% nbgrader={"schema_version": 3, "grade_id": "imitation_reward", "grade": false, "locked": false, "solution": true}
 def imitation_reward(probs, demonstrated):
-    """r(y) with E_{y~pi}[r(y) grad log pi(y)] = grad log pi(y*), for every row.
+    """r(y) with E_{y~pi}[r(y) grad log pi(y)] = grad log pi(y*), 0 for other words.
 
     probs: [B, V] next-token probabilities. demonstrated: [B], the index y*.
     Returns [B, V].
@@ -356,15 +357,16 @@ figure
 # **How to read it.** Both axes are logarithmic. A word the policy already says is paid
 # about
 # 1. A word it gives one chance in a thousand is paid 1000, and nothing else is paid at
-#    all. The mean reward is always 1; its spread explodes where the policy disbelieves
-#    the expert.
+#    all. The mean of this reward is always 1; its spread explodes where the policy
+#    disbelieves the expert.
 #
 # **What would prove it wrong.** An agreement of the two gradients for one policy only.
 # Change the probabilities two cells above: the assertion must hold for all of them.
 #
-# Two consequences, to be seen in notebook 02. SFT never *tries*: it computes this
-# expectation exactly, so the spread costs it no samples. But it pulls hardest where it
-# believes least, a word at a time, whether or not that word mattered for being right.
+# Two consequences. SFT never *tries*: it computes this expectation exactly, so the
+# spread costs it no samples. (Its gradient does not explode, either: $\pi r=1$. What
+# explodes is the noise of a sampler that would have to *find* $y^*$.) And it pulls at
+# every unlikely word of the expert, whether or not that word mattered for being right.
 # RL's reward is bounded and says what was worth it, but has to be found by sampling.
 
 # %% [markdown]
@@ -419,8 +421,8 @@ figure
 # released start .8. From .5 to .8 the multiplier goes from 1 to 4; from .8 to .95, from
 # 4 to 19. A change of .05 in $\mu$ is small in the middle and large near the ends.
 #
-# **What would prove it wrong.** Two settings with the same $\mu/(1-\mu)$ whose
-# gradients do not point the same way.
+# **What would prove it wrong.** A $\mu$ at which the gradients of $(1-\mu)L_{RL}+\mu
+# L_{SFT}$ and of $L_{RL}+\frac{\mu}{1-\mu}L_{SFT}$ point different ways.
 #
 # The picture of a multiplier has a second crack (ours). A Lagrange multiplier rises
 # while its constraint is *violated* and falls when it is met. AMFT moves $\mu$ by
@@ -433,9 +435,11 @@ figure
 # ## 6 · Which reward was a real policy paid?
 #
 # A trained policy is, up to a term of the prompt alone, optimal for the reward
-# $\beta\log\frac{\pi_{after}(y_t)}{\pi_{before}(y_t)}$ under a KL leash of strength
-# $\beta$ to where it started (DPO, arXiv 2305.18290, Eq. 5). Turned round: look at what
-# training did, and you see what it behaved as if it had been paid, token by token.
+# $\beta\log\frac{\pi_{after}(y)}{\pi_{before}(y)}$ of the *whole answer*, under a KL
+# leash of strength $\beta$ to where it started (DPO, arXiv 2305.18290, Eq. 5). Turned
+# round: look at what training did, and you see what it behaved as if it had been paid.
+# The log-ratio is a sum over tokens, and we look at its terms. (One term is an
+# advantage rather than pay: it also credits a token for what it makes possible later.)
 #
 # ### Exercise 6 · Token by token
 # ●●○ · 5 minutes
@@ -549,13 +553,12 @@ figure
 # answers. On new hands (blue) almost all of the reward sits on one token, the first
 # operator: there the base's habit and the expert's *form* part. After it, the rest
 # follows by itself. Copying the cards and doing the sums, which the base could do
-# before, earn nothing.
+# before, earn nothing (the results even lose a little).
 #
-# Now the other curve. On hands it was trained on, the model was also paid for *which*
-# number to take first (place 4) and which operator to choose (5 and 10). On new hands
-# it was not. Those are the tokens that decide whether an answer is right, and there
-# imitation has learned the hands rather than the skill. That is memorising, seen token
-# by token.
+# Now the other curve. On hands it was trained on, the model was paid about 1 nat more
+# for *which* numbers to take first (4 and 6) and which operators to choose (5 and 10).
+# Those are the tokens that decide whether an answer is right, and there imitation has
+# learned the hands rather than the skill. That is memorising, seen token by token.
 #
 # **What would prove it wrong.** Large rewards at the results (8 and 13): then imitation
 # would have taught arithmetic. Two curves that coincide everywhere: then nothing was
@@ -576,7 +579,8 @@ figure
 # <details><summary>Answers</summary>
 #
 # 1. No: the loss cannot fall below the expert's entropy; .9 nats may be real choice.
-# 2. It divides by the policy's own probability of the token.
+# 2. It divides by the policy's own probability of the token. (The gradient stays
+#    bounded.)
 # 3. From 9 to 19: by 2.1.
 # 4. The reverse one, KL(policy || expert).
 # 5. Not necessarily. It says what training changed, not what a grader pays.

@@ -24,10 +24,11 @@
 # *Half a minute to run on one CPU core, about 75 minutes with the exercises, under 1 GB
 # of memory. You need notebook 01's toy batch; it is repeated here.*
 #
-# > **Sources.** That AMFT's RL loss is PPO-clip with a value function, and its SFT loss
-# > the plain negative log-likelihood, reached us through **second-hand notes** of arXiv
-# > 2508.06944 (withdrawn in version 3). The released code, read first-hand, contains no
-# > working rollouts. PPO: arXiv 1707.06347. GAE: 1506.02438. GRPO: 2402.03300.
+# > **Sources.** Eq. 1 and 2, and that AMFT's RL loss is PPO-clip with a value function,
+# > and its SFT loss the plain negative log-likelihood, reached us through **second-hand
+# > notes** of arXiv 2508.06944 (withdrawn in version 3). The released code, read
+# > first-hand, contains no working rollouts. PPO: arXiv 1707.06347. GAE: 1506.02438.
+# > GRPO: 2402.03300.
 
 # %%
 import torch
@@ -136,9 +137,9 @@ figures.line_figure(
 
 # %% [markdown]
 # **How to read it.** Right end: a 4-token answer next to one of 64 tokens. Under the
-# token mean it has a sixteenth of the say; under the mean of means still half, so each
-# of its tokens is sixteen times as loud. Where wrong answers are short, that shapes
-# what is learned.
+# token mean it has a seventeenth of the say; under the mean of means still half, so
+# each of its tokens is sixteen times as loud. Where wrong answers are short, that
+# shapes what is learned.
 #
 # **What would prove it wrong.** A batch of equal lengths in which the two losses
 # differ. (They cannot: this is why such a bug can hide. In our card game nearly all
@@ -184,8 +185,9 @@ check("accumulated_losses", accumulated_losses).require()
 # $$\nabla J=\mathbb{E}_{y\sim\pi}\big[(R(y)-b)\,\nabla\log\pi(y)\big].$$
 #
 # Any baseline $b$ that does not depend on $y$ leaves the expectation as it is, because
-# $\mathbb{E}[\nabla\log\pi]=0$, and may shrink the noise. GRPO's baseline is the mean
-# reward of the prompt's own group of rollouts, divided by their spread.
+# $\mathbb{E}[\nabla\log\pi]=0$, and may shrink the noise. GRPO subtracts the mean
+# reward of the prompt's own group of rollouts, and divides the difference by the
+# group's spread.
 #
 # ### Exercise 3 · Group advantages
 # ●●○ · 8 minutes
@@ -286,12 +288,13 @@ figures.line_figure(
 # %% [markdown]
 # **How to read it.** Without a baseline the noise depends on where zero was put: paying
 # 2 and 1 in place of 1 and 0 makes learning far noisier. With one, the constant
-# cancels. Note the left axis: from eight rollouts even the best estimate has more noise
-# than signal.
+# cancels. Note the left axis: from eight rollouts the noise is nearly as long as the
+# signal. (Near -.4 no baseline does as well as one: that constant *is* about the mean
+# reward, taken off by hand.)
 #
 # **What would prove it wrong.** A baseline that changes the *mean* of the estimates.
 # The group mean does, slightly: it holds the answer's own reward and shrinks the
-# gradient by $(n-1)/n$. "Leave one out" does not, and notebook 03 needs that.
+# gradient to $(n-1)/n$. "Leave one out" does not.
 
 # %%
 for baseline in ("no baseline", "group mean", "leave one out"):
@@ -345,9 +348,9 @@ figures.add_slider(figure, "advantage", {"+1 (good)": [0, 1], "-1 (bad)": [2, 3]
 # that became likelier has had enough. Below $.8$ the line still rises: a good token
 # that fell must come back, however far it fell. $A=-1$ is its mirror image.
 #
-# **What would prove it wrong.** A slope at $A=-1$, $r=.5$. A widely read textbook code
-# has just that (it takes the *maximum* for $A<0$). On-policy, with one step a batch,
-# $r=1$ and the bug never shows.
+# **What would prove it wrong.** A slope at $A=-1$, $r=.5$. A common bug has just that:
+# it takes the *maximum* for $A<0$. On-policy, with one step a batch, $r=1$ and it never
+# shows.
 #
 # ### Exercise 5 · PPO-clip
 # ●●● · 12 minutes
@@ -435,17 +438,19 @@ figures.line_figure(
 
 # %% [markdown]
 # **How to read it.** Clip fraction in the *last* optimiser step on each batch. With one
-# step a batch, $r=1$ and the clip never acts: PPO, GRPO and REINFORCE then share one
-# gradient (up to the scale of the advantages). This is this repository's default.
+# step a batch, $r=1$ and the clip never acts: PPO, GRPO and REINFORCE, all with token
+# means, then share one gradient but for the scale of each group's advantages. This is
+# this repository's default.
 #
 # **What would prove it wrong.** Anything but zeros in the first line.
 #
 # ## 4 · Advantages from a critic: GAE
 #
-# AMFT's algorithm (second-hand) uses a value function $V$ in place of groups. With
-# $\delta_t=r_t+\gamma V_{t+1}-V_t$, the surprise at token $t$, GAE adds up later
-# surprises with fading weight: $A_t=\delta_t+\gamma\lambda A_{t+1}$. After the last
-# token there is nothing: $V=0$.
+# AMFT's algorithm (second-hand) uses a value function $V$ in place of groups. $V_t$ is
+# the critic's hope *before* token $t$ is written. With $\delta_t=r_t+\gamma
+# V_{t+1}-V_t$, the surprise at token $t$, GAE adds up later surprises with fading
+# weight: $A_t=\delta_t+\gamma\lambda A_{t+1}$. After the last token there is nothing:
+# $V=0$.
 #
 # ### Exercise 7 · GAE
 # ●●● · 12 minutes
@@ -479,13 +484,13 @@ paid = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]])  # the reward comes at the
 places = list(range(6))
 lines = {
     f"lambda = {lam}": (
-        places, objectives.gae(paid, values, values > 0, 1.0, lam)[0][0].tolist()
+        places, objectives.gae(paid, values, torch.ones(1, 6), 1.0, lam)[0][0].tolist()
     )
     for lam in (0.0, 0.5, 0.95, 1.0)
 }  # fmt: skip
 figure = figures.line_figure(
     "Who gets the credit? Advantages of one right answer", "token", "advantage", lines,
-    "lambda = 0 peaks where the critic's hope jumped; lambda = 1 falls steadily",
+    "lambda = 0 peaks where the critic's hope jumped; lambda = 1 falls from .8 to .1",
     markers=True,
 )  # fmt: skip
 figure.update_xaxes(tickvals=places, ticktext=words)
@@ -493,9 +498,9 @@ figure
 
 # %% [markdown]
 # **How to read it.** The critic's hope jumps from .3 to .75 once `2` is written. With
-# $\lambda=0$ that token alone gets the credit: precise, but only as good as the critic.
-# With $\lambda=1$ every token gets "final reward minus hope at that point": right on
-# average, and noisy. $\lambda=.95$ lies between.
+# $\lambda=0$ that token gets most of the credit: precise, but only as good as the
+# critic. With $\lambda=1$ every token gets "final reward minus hope at that point":
+# right on average, and noisy. $\lambda=.95$ lies between.
 #
 # **What would prove it wrong.** $\lambda=1$, $\gamma=1$ must be $1-V_t$ exactly: .8,
 # .75, .7, .25, .2, .1. Read it off.
@@ -506,8 +511,8 @@ figure
 # ## 5 · Entropy: how undecided is the policy?
 #
 # $H=-\sum_y\pi(y)\log\pi(y)$ for one token, in nats: 0 when it always says the same,
-# $\log V$ when it has no idea. RL lives off it (what is never tried is never rewarded)
-# and uses it up.
+# the log of the vocabulary's size when it has no idea. RL lives off it (what is never
+# tried is never rewarded), and training uses it up.
 #
 # ### Exercise 8 · Token entropy
 # ●○○ · 5 minutes
@@ -585,12 +590,14 @@ for method, title in names.items():
 # * *Imitation* climbs fastest on its own hands, then leaves the new ones behind: it
 #   knows the examples.
 # * *Exploration* starts late, because almost nothing it tries is paid. When it moves,
-#   it moves on demonstrated and new hands alike: it never saw which were demonstrated.
-# * *The mix* takes imitation's start, and new hands follow.
+#   it moves on demonstrated and new hands nearly alike: it never saw which were
+#   demonstrated.
+# * *The mix* memorises nearly as much, and still gets further on new hands. Under the
+#   new rule it gains nothing over exploration.
 #
-# **What would prove it wrong.** For exploration, a gap between demonstrated and new
-# hands: it has no way to know them apart (they are ordinary training hands to it, so a
-# small gap may come from training on them by reward). For imitation, no gap at all.
+# **What would prove it wrong.** For exploration, a gap anywhere near imitation's. (It
+# has a small one: the demonstrated hands are among those it trains on by reward.) For
+# imitation, no gap at all.
 #
 # "SFT memorises, RL generalises" (Chu et al., arXiv 2501.17161) is then half of the
 # story here: exploration alone generalises what little it has found. Whether a

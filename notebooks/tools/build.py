@@ -36,7 +36,8 @@ clone = [p for p in Path.cwd().parents if (p / "amft_lite" / "loop.py").is_file(
 sys.path[:0] = map(str, clone[:1])
 if find_spec("amft_lite") is None:  # what is there of torch and numpy stays as it is
     kept = " ".join(f"{p}=={version(p)}" for p in ("torch", "numpy") if find_spec(p))
-    %pip install -q $kept "amft-lite @ git+{address}@{release}"\
+    release = "git+{address}@{release}"
+    %pip install -q $kept "amft-lite @ $release"\
 """
 
 
