@@ -262,6 +262,7 @@ def gradient_figure(lines: Sequence[Line], warmup_steps: int = 0) -> go.Figure:
 
 # --- pictures where nothing is interactive -------------------------------------------------------
 
+_SYMBOLS = {None: "o", "circle": "o", "diamond": "D", "square": "s"}
 _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", None: "-"}
 
 
@@ -314,7 +315,7 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 100) -> bytes:
             axes.plot(
                 list(trace.x), list(trace.y), color=shade, label=label,
                 linestyle=_DASHES[trace.line.dash] if lines else "none",
-                marker="o" if markers else None, markersize=4,
+                marker=_SYMBOLS[trace.marker.symbol] if markers else None, markersize=4,
                 drawstyle="steps-post" if trace.line.shape == "hv" else "default",
             )  # fmt: skip
             if trace.error_y.array is not None:
@@ -356,7 +357,8 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 100) -> bytes:
     if layout.xaxis.ticktext:
         axes.set_xticks(list(layout.xaxis.tickvals), list(layout.xaxis.ticktext))
     if any(len(label.get_text()) > 3 for label in axes.get_xticklabels()[8:]):
-        axes.tick_params(axis="x", rotation=45)  # many words would run into each other
+        for label in axes.get_xticklabels():  # many words would run into each other
+            label.set(rotation=35, ha="right", rotation_mode="anchor")
     axes.set_axisbelow(True)
     axes.grid(alpha=0.3)
     left.spines[["top", "right"]].set_visible(False)
@@ -368,7 +370,11 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 100) -> bytes:
         more = right.get_legend_handles_labels()
         handles, names = handles + more[0], names + more[1]
     if handles:
-        axes.legend(handles, names, frameon=False, fontsize=9)
+        if len(handles) > 5:  # they would cover the drawing
+            place = {"loc": "outside lower center", "ncols": 3}
+            canvas.legend(handles, names, frameon=False, fontsize=9, **place)
+        else:
+            axes.legend(handles, names, frameon=False, fontsize=9)
     memory = io.BytesIO()
     canvas.savefig(memory, metadata={"Software": None})
     return memory.getvalue()

@@ -92,3 +92,53 @@ def test_colab_keeps_its_own_renderer(monkeypatch):
     monkeypatch.setenv("COLAB_NOTEBOOK_ID", "x")
     before = pio.renderers.default
     assert figures.use_plotly() == before == pio.renderers.default
+
+
+def small(**options):
+    lines = {"a": ([1, 2, 3], [1.0, 4.0, 2.0]), "b": ([1, 2, 3], [3.0, 0.5, 1.0])}
+    return figures.line_figure("Two lines", "x", "y", lines, "two lines that cross", **options)
+
+
+def test_a_slider_shows_one_group_at_a_time_and_the_picture_shows_the_first():
+    figure = figures.add_slider(small(), "which", {"first": [0], "second": [1]})
+    assert [trace.visible for trace in figure.data] == [True, False]
+    [slider] = figure.layout.sliders
+    assert [step.label for step in slider.steps] == ["first", "second"]
+    assert [list(step.args[0]["visible"]) for step in slider.steps] == [
+        [True, False],
+        [False, True],
+    ]
+    one = figures.line_figure("Two lines", "x", "y", {"a": ([1, 2, 3], [1.0, 4.0, 2.0])})
+    drawn, alone = pixels(figures.to_png(figure)), pixels(figures.to_png(one))
+    assert drawn.shape == alone.shape and (drawn == alone).all()
+    json.loads(figure.to_json())
+
+
+def test_what_no_position_of_a_slider_lists_is_always_shown():
+    figure = small()
+    figure.add_scatter(x=[1, 3], y=[2, 2], name="always")
+    figures.add_slider(figure, "which", {"first": [0], "second": [1]})
+    assert [trace.visible for trace in figure.data] == [True, False, True]
+    assert all(step.args[0]["visible"][2] for step in figure.layout.sliders[0].steps)
+
+
+def test_the_alt_text_travels_with_the_figure():
+    assert small().layout.meta["alt"] == "two lines that cross"
+    assert small(markers=True).data[0].mode == "lines+markers"
+
+
+def test_signals_have_their_own_axis_around_0_in_both_forms():
+    figure = figures.mu_figure({"amft": LINES}, 3)
+    [signal] = [trace for trace in figure.data if trace.yaxis == "y2"]
+    low, high = figure.layout.yaxis2.range
+    assert low == -high and high > max(map(abs, signal.y))
+    assert (pixels(figures.to_png(figure)) == np.array([213, 94, 0])).all(-1).any()  # its dots
+
+
+def test_error_bars_and_log_axes_are_drawn():
+    figure = small()
+    plain = pixels(figures.to_png(figure))
+    figure.data[0].error_y = {"type": "data", "array": [0.5, 0.5, 0.5]}
+    assert (pixels(figures.to_png(figure)) != plain).any()
+    figure = small().update_yaxes(type="log")
+    assert (pixels(figures.to_png(figure)) != plain).any()

@@ -70,6 +70,20 @@ def test_constraints_pin_public_versions_inside_the_ranges_of_pyproject():
         assert requirement.specifier.contains(Version(version)), requirement.name
 
 
+def test_an_installed_copy_has_every_module_and_all_data():
+    setup = PYPROJECT["tool"]["setuptools"]
+    folders = {p.parent.relative_to(ROOT).as_posix() for p in (ROOT / "amft_lite").rglob("*.py")}
+    assert {name.replace(".", "/") for name in setup["packages"]} == folders | {"amft_lite_data"}
+    assert setup["package-dir"] == {"amft_lite_data": "data"}
+    globs = setup["package-data"]["amft_lite_data"]
+    carried = {path for pattern in globs for path in (ROOT / "data").glob(pattern)}
+    needed = {
+        p for part in ("bases", "studies", "recordings")
+        for p in (ROOT / "data" / part).rglob("*") if p.is_file()
+    }  # fmt: skip
+    assert needed and needed <= carried
+
+
 def test_importing_the_package_imports_neither_torch_nor_transformers():
     code = (
         "import sys, amft_lite, amft_lite.config, amft_lite.tasks.general_points;"
@@ -162,3 +176,22 @@ def test_ci_runs_what_a_newcomer_types():
     assert "make test" in (ROOT / ".ci/run").read_text()
     assert (ROOT / ".ci/run").stat().st_mode & 0o111
     assert ".ci/run" in (ROOT / ".github/workflows/test.yml").read_text()
+
+
+def test_the_readme_s_table_of_variants_is_that_of_the_recording():
+    from amft_lite.statistics import mean_interval
+    from amft_lite.study import recording
+
+    final = {}
+    for block in recording("runs")["blocks"]:
+        final.setdefault(block["name"], []).append((block["seed"], block["final"]["test"]))
+    test = {name: [value for _, value in sorted(pairs)] for name, pairs in final.items()}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, values in test.items():
+        assert f"{mean_interval(values).mean:.3f}" in readme, name
+        if name != "amft":
+            d = mean_interval([a - b for a, b in zip(values, test["amft"], strict=True)])
+            assert f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" in readme, name
+    shares = [s for b in recording("noise")["blocks"] for s in b["shares"] if s["rollouts"] == 256]
+    words = [f"{100 * s['minibatch']:.0f}" for s in shares]
+    assert f"{words[0]}, {words[1]} and {words[2]} %" in " ".join(readme.split())
