@@ -65,14 +65,14 @@ def test_the_install_cell_keeps_torch_and_numpy_and_does_nothing_in_a_clone(tmp_
     program = "asked = []\n" + text.replace(pip, "asked.append(f'{kept} {release}')")
     program += "\nprint(asked)"
     inside = ROOT / "notebooks"
-    run = [sys.executable, "-S", "-c", program]  # -S: no installed packages are seen
+    run = [sys.executable, "-S", "-E", "-c", program]  # no installed packages are seen
     done = subprocess.run(run, cwd=inside, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert f"git+{ADDRESS}@v{PROJECT['version']}" in done.stdout
     # where torch and numpy are there, their versions are asked for as they are
     seen = program.replace('find_spec("amft_lite") is None', "True")
-    done = subprocess.run([sys.executable, "-c", seen], cwd=tmp_path, capture_output=True,
+    done = subprocess.run([sys.executable, "-E", "-c", seen], cwd=tmp_path, capture_output=True,
                           text=True, check=True)  # fmt: skip
     assert re.search(r"torch==[\w.+]+ numpy==[\w.]+ git\+", done.stdout)
 

@@ -348,6 +348,7 @@ def rollouts(split, prompts, number, advantages):
     return batch
 
 
+# %%
 def compare(number):
     """dU/dmu by the real optimiser, by two updates and by the shortcut."""
     s = amft.gradient(amft.sft_loss, amft.sft_batch(number), {})
