@@ -84,11 +84,13 @@ def encode(tokenizer: Any, demonstrations: Sequence[Demonstration]) -> Batch:
     )
 
 
-def shuffled_passes(n: int, size: int, number: int, seed: int) -> Tensor:
+def shuffled_passes(
+    n: int, size: int, number: int, seed: int, purpose: str = "demonstrations"
+) -> Tensor:
     """Places of the `number`-th minibatch of `size` in endless, freshly shuffled passes over n."""
     places = range(number * size, (number + 1) * size)
     order = {
-        p: torch.randperm(n, generator=generator(seed, "demonstrations", p))
+        p: torch.randperm(n, generator=generator(seed, purpose, p))
         for p in {place // n for place in places}
     }
     return torch.stack([order[place // n][place % n] for place in places])

@@ -35,7 +35,16 @@ from amft_lite.batches import (
     shuffled_passes,
 )
 from amft_lite.config import RunConfig
-from amft_lite.meta_gradient import adam_state, clip_by_norm, cosine, flatten, mix, unflatten_into
+from amft_lite.meta_gradient import (
+    Reduce,
+    adam_state,
+    clip_by_norm,
+    cosine,
+    flatten,
+    mix,
+    norm,
+    unflatten_into,
+)
 from amft_lite.models import completion_logits, hidden_states, token_logps
 from amft_lite.tasks import Example, Task
 from amft_lite.weighting import Signals, make_rule
@@ -337,10 +346,12 @@ def combined_gradient(grad_sft: Tensor | None, grad_rl: Tensor | None, mu: float
     return grad_rl if grad_sft is None else mix(grad_sft, grad_rl, mu)
 
 
-def gradient_facts(grad_sft: Tensor | None, grad_rl: Tensor | None) -> dict[str, float]:
+def gradient_facts(
+    grad_sft: Tensor | None, grad_rl: Tensor | None, reduce: Reduce | None = None
+) -> dict[str, float]:
     """Norms, and the cosine between the two."""
     both = {"sft": grad_sft, "rl": grad_rl}
-    facts = {f"grad_norm_{k}": g.norm().item() for k, g in both.items() if g is not None}
+    facts = {f"grad_norm_{k}": norm(g, reduce).item() for k, g in both.items() if g is not None}
     if len(facts) == 2:
-        facts["cos_sft_rl"] = cosine(grad_sft, grad_rl)
+        facts["cos_sft_rl"] = cosine(grad_sft, grad_rl, reduce)
     return facts

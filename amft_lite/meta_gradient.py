@@ -13,7 +13,9 @@ moment. We therefore apply Adam's update rule itself, twice, and take the differ
 `naive_direction`, which treats 1/(sqrt(v)+eps) as a constant preconditioner, is kept because it is
 what one would write first, and because it can have the wrong sign.
 
-All gradients are flat vectors [N] of one dtype. Source of Eq. 5: arXiv 2508.06944 through
+All gradients are flat vectors [N] of one dtype. Where a model is sharded over processes (FSDP) a
+vector holds this process's part, and `reduce` adds a scalar up over all parts: norms and dot
+products are the only places where the parts meet. Source of Eq. 5: arXiv 2508.06944 through
 second-hand notes; the SGD line is our algebra.
 
 Left out: unrolls over several steps.
@@ -27,6 +29,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+Reduce = Callable[[Tensor], Tensor]  #: adds a scalar up over the processes that hold parts
 
 
 @dataclass(frozen=True)
@@ -44,40 +48,73 @@ class AdamState:
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    weight_decay: float = 0.0
+    weight_decay: float | Tensor = 0.0  # [N] where parameter groups differ
     decoupled: bool = True
     params: Tensor | None = None
     max_norm: float | None = None
+    reduce: Reduce | None = None
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor (DTensor) that this process holds; any other tensor as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def shard_reduce(parameters: Iterable[Tensor]) -> Reduce | None:
+    """The `reduce` of these parameters: None where every process holds them whole."""
+    sharded = next((p for p in parameters if hasattr(p, "to_local")), None)
+    if sharded is None:
+        return None
+    mesh, placements = sharded.device_mesh, sharded.placements
+    groups = [mesh.get_group(dim) for dim, place in enumerate(placements) if place.is_shard()]
+
+    def reduce(scalar: Tensor) -> Tensor:
+        for group in groups:
+            torch.distributed.all_reduce(scalar, group=group)
+        return scalar
+
+    return reduce
 
 
 def flatten(tensors: Iterable[Tensor]) -> Tensor:
-    """One vector from many tensors, in order."""
-    return torch.cat([t.detach().reshape(-1) for t in tensors])
+    """One vector from many tensors, in order (of sharded tensors: from their local parts)."""
+    return torch.cat([local(t.detach()).reshape(-1) for t in tensors])
 
 
 def unflatten_into(vector: Tensor, parameters: Iterable[Tensor]) -> None:
-    """Write a flat gradient to `.grad` of each parameter (as views of `vector`).
+    """Write a flat gradient to `.grad` of each parameter (as views of `vector` where it can).
 
     Raises:
         ValueError: another number of entries than parameters; nothing is written.
     """
     parameters = list(parameters)
-    sizes = [p.numel() for p in parameters]
+    sizes = [local(p).numel() for p in parameters]
     if sum(sizes) != vector.numel():
         raise ValueError(f"{vector.numel()} numbers for {sum(sizes)} parameters")
     for p, part in zip(parameters, vector.split(sizes), strict=True):
-        p.grad = part.view_as(p).to(p.dtype)
+        if hasattr(p, "to_local"):
+            p.grad = torch.zeros_like(p)
+            local(p.grad).copy_(part.view_as(local(p)))
+        else:
+            p.grad = part.view_as(p).to(p.dtype)
 
 
-def clip_by_norm(grad: Tensor, max_norm: float | None) -> Tensor:
+def norm(vector: Tensor, reduce: Reduce | None = None) -> Tensor:
+    """Euclidean norm; of all parts together where `reduce` is given."""
+    return vector.norm() if reduce is None else reduce((vector.double() ** 2).sum()).sqrt()
+
+
+def clip_by_norm(grad: Tensor, max_norm: float | None, reduce: Reduce | None = None) -> Tensor:
     """torch.nn.utils.clip_grad_norm_ for one flat vector, without the side effect."""
     if max_norm is None:
         return grad
-    return grad * (max_norm / (grad.norm() + 1e-6)).clamp(max=1.0)
+    return grad * (max_norm / (norm(grad, reduce) + 1e-6)).clamp(max=1.0).to(grad.dtype)
 
 
 def adam_state(optimizer: torch.optim.Optimizer, max_norm: float | None = None) -> AdamState:
     """Read the state of an Adam or AdamW; before its first step the moments are zeros.
+
+    Vectors follow the order of the optimiser's groups.
 
     Raises:
         TypeError: another optimiser (its update rule is not `adam_update`).
@@ -88,16 +125,23 @@ def adam_state(optimizer: torch.optim.Optimizer, max_norm: float | None = None) 
     groups = optimizer.param_groups
     first = groups[0]
     for group in groups:
-        settings = ("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay")
+        settings = ("lr", "betas", "eps", "decoupled_weight_decay")
         same = all(group.get(k) == first.get(k) for k in settings)
         if not same or group["amsgrad"] or group["maximize"]:
-            raise ValueError("Adam's groups must share their settings, without amsgrad or maximize")
+            raise ValueError(
+                "Adam's groups must share all settings but weight decay, without amsgrad or maximize"
+            )
     params = [p for group in groups for p in group["params"]]
     state = [optimizer.state.get(p) or {} for p in params]
     steps = {int(s["step"]) if s else 0 for s in state}
     if len(steps) > 1:
         raise ValueError(f"parameters have taken different numbers of steps: {sorted(steps)}")
     zero = [torch.zeros_like(p) for p in params]
+    decays = [group["weight_decay"] for group in groups]
+    decay = decays[0]
+    if len(set(decays)) > 1:  # transformers' Trainer spares biases and norms
+        sizes = [sum(local(p).numel() for p in group["params"]) for group in groups]
+        decay = torch.tensor(decays).repeat_interleave(torch.tensor(sizes)).to(local(params[0]))
     return AdamState(
         exp_avg=flatten(s.get("exp_avg", z) for s, z in zip(state, zero, strict=True)),
         exp_avg_sq=flatten(s.get("exp_avg_sq", z) for s, z in zip(state, zero, strict=True)),
@@ -105,23 +149,24 @@ def adam_state(optimizer: torch.optim.Optimizer, max_norm: float | None = None) 
         lr=float(first["lr"]),
         betas=tuple(first["betas"]),
         eps=first["eps"],
-        weight_decay=first["weight_decay"],
+        weight_decay=decay,
         decoupled=bool(
             first.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
         ),
-        params=flatten(params) if first["weight_decay"] else None,
+        params=flatten(params) if any(decays) else None,
         max_norm=max_norm,
+        reduce=shard_reduce(params),
     )
 
 
 def adam_update(grad: Tensor, state: AdamState) -> Tensor:
     """theta' - theta of torch's next Adam step for `grad` [N]; pure, differentiable in `grad`."""
-    grad = clip_by_norm(grad, state.max_norm)
+    grad = clip_by_norm(grad, state.max_norm, state.reduce)
     beta1, beta2 = state.betas
     decay = 0.0
-    if state.weight_decay and state.decoupled:
+    if state.params is not None and state.decoupled:
         decay = -state.lr * state.weight_decay * state.params
-    elif state.weight_decay:
+    elif state.params is not None:
         grad = grad + state.weight_decay * state.params
     t = state.step + 1
     m = beta1 * state.exp_avg + (1 - beta1) * grad
@@ -164,16 +209,17 @@ def naive_direction(grad_sft: Tensor, grad_rl: Tensor, state: AdamState) -> Tens
     return -state.lr * (grad_sft - grad_rl) / (v_hat.sqrt() + state.eps)
 
 
-def mu_gradient(grad_utility: Tensor, direction: Tensor) -> Tensor:
+def mu_gradient(grad_utility: Tensor, direction: Tensor, reduce: Reduce | None = None) -> Tensor:
     """dU/dmu = <grad U, d theta'/d mu>: a scalar, added up in float64."""
-    return torch.dot(grad_utility.double(), direction.double())
+    dot = torch.dot(grad_utility.double(), direction.double())
+    return dot if reduce is None else reduce(dot)
 
 
-def cosine(a: Tensor, b: Tensor) -> float:
+def cosine(a: Tensor, b: Tensor, reduce: Reduce | None = None) -> float:
     """Cosine of two flat vectors in float64; 0 where one of them is zero."""
     a, b = a.double(), b.double()
-    norms = a.norm() * b.norm()
-    return float(torch.dot(a, b) / norms) if norms > 0 else 0.0
+    norms = norm(a, reduce) * norm(b, reduce)
+    return float(mu_gradient(a, b, reduce) / norms) if norms > 0 else 0.0
 
 
 # --- oracles: the same number by other roads, for tests and notebooks ----------------------------

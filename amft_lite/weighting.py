@@ -30,7 +30,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from amft_lite.meta_gradient import AdamState, adam_direction, cosine, mu_gradient, sgd_direction
+from amft_lite.meta_gradient import (
+    AdamState,
+    Reduce,
+    adam_direction,
+    cosine,
+    mu_gradient,
+    sgd_direction,
+)
 
 RULES = (
     "amft sft rl sft_then_rl fixed linear cosine entropy_only meta_only placebo published "
@@ -79,6 +86,7 @@ class Signals:
     grad_utility: Tensor | None = None
     grad_validation_nll: Tensor | None = None
     informative: bool = True
+    reduce: Reduce | None = None  #: see `meta_gradient`; None where no model is sharded
     entropy: float = math.nan  #: nats a token, of this step's rollouts
     target_entropy: float = math.nan  #: H*
 
@@ -212,7 +220,7 @@ class Controller:
         a.utility = moving_average(a.utility, s.grad_utility, o.ema_utility)
         a.updates += 1
         direction = adam_direction(a.sft, a.rl, s.adam, self.mu, o.width)
-        return cosine(a.utility, direction)
+        return cosine(a.utility, direction, s.reduce)
 
     def update(self, signals: Signals) -> float:
         o = self.options
@@ -276,7 +284,7 @@ class Released:
         meta = 0.0
         if outer is not None:
             direction = sgd_direction(signals.grad_sft, signals.grad_rl, o.published_lr)
-            meta = o.published_eta_mu * float(mu_gradient(outer, direction))
+            meta = o.published_eta_mu * float(mu_gradient(outer, direction, signals.reduce))
         entropy = entropy_push(
             "equation", o.published_eta_entropy, signals.entropy, signals.target_entropy
         )

@@ -341,8 +341,8 @@ def test_adam_state_refuses_what_it_cannot_reproduce():
     a, b = (torch.zeros(2, requires_grad=True) for _ in range(2))
     with pytest.raises(TypeError, match="SGD"):
         mg.adam_state(SGD([a], lr=0.1))
-    for changed in ({"lr": 1.0}, {"betas": (0.5, 0.9)}, {"eps": 1e-3}, {"weight_decay": 0.3}):
-        with pytest.raises(ValueError, match="share their settings"):
+    for changed in ({"lr": 1.0}, {"betas": (0.5, 0.9)}, {"eps": 1e-3}):
+        with pytest.raises(ValueError, match="share all settings"):
             mg.adam_state(AdamW([{"params": [a]}, {"params": [b], **changed}]))
     for wrong in ({"amsgrad": True}, {"maximize": True}):
         with pytest.raises(ValueError, match="amsgrad or maximize"):
@@ -352,6 +352,24 @@ def test_adam_state_refuses_what_it_cannot_reproduce():
     optimizer.step()
     with pytest.raises(ValueError, match="different numbers of steps"):
         mg.adam_state(optimizer)
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+def test_groups_may_differ_in_weight_decay(kind):
+    """As transformers' Trainer makes them: decay on matrices, none on biases and norms."""
+    params = [randn(*shape, seed=i).requires_grad_() for i, shape in enumerate(SHAPES)]
+    groups = [
+        {"params": [params[0], params[2]], "weight_decay": 0.3},
+        {"params": [params[1]], "weight_decay": 0.0},
+    ]
+    optimizer = kind(groups, lr=0.01)
+    order = [params[0], params[2], params[1]]
+    for seed in range(3):
+        vector = randn(21, seed=10 + seed)
+        before = mg.flatten(order)
+        predicted = mg.adam_update(vector, mg.adam_state(optimizer))
+        real_step(optimizer, order, vector)
+        assert difference(predicted, mg.flatten(order) - before) < 1e-10
 
 
 def test_adam_state_knows_whose_weight_decay_it_is():

@@ -1,0 +1,561 @@
+"""AMFT for real models: `AMFTTrainer` is TRL's GRPOTrainer with demonstrations and a learned mu.
+
+Whoever has a GRPOTrainer changes the import and adds `sft_dataset` and `validation_dataset`. One
+optimiser step is
+
+    TRL's own RL micro-batches                            -> p.grad = g_RL, set aside
+    rollouts of validation prompts (every K-th step)      -> p.grad = grad U, set aside
+    a batch of demonstrations                             -> p.grad = g_SFT, set aside
+    mu from the rule, p.grad = (1 - mu) g_RL + mu g_SFT   -> TRL clips it and takes the step
+
+Every formula is that of `amft_lite.loop`; what differs is who samples and who shards. RL's
+log-probabilities are TRL's (divided by the sampling temperature); those of demonstrations, of
+validation rollouts and of the entropy are at temperature 1. A "step" is an optimiser step, also
+where TRL reuses rollouts (`num_iterations`).
+
+Differences from the loop: H* is the entropy of the first rollouts after the warm-up, not of extra
+ones. The value head of `advantage="gae"` lives outside the model and trains by its own Adam.
+
+Left out: DeepSpeed (its engine steps inside backward), FSDP version 1, images in demonstrations.
+Run on CPU only, in one and two processes: CUDA, fp16, vLLM and FSDP have not been run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOTrainer
+from trl.data_utils import apply_chat_template, is_conversational
+
+from amft_lite import objectives
+from amft_lite.batches import generator, shuffled_passes
+from amft_lite.loop import ValueHead, combined_gradient, gradient_facts
+from amft_lite.meta_gradient import (
+    Reduce,
+    adam_state,
+    cosine,
+    flatten,
+    local,
+    shard_reduce,
+    unflatten_into,
+)
+from amft_lite.models import token_logps
+from amft_lite.trainer_inputs import (
+    AMFTConfig,
+    TrainerInputError,
+    as_dataset,
+    checked_rewards,
+    comparable,
+    demonstrations,
+    refuse_leaks,
+    refuse_other_config,
+    refuse_setting,
+    rule_called,
+)
+from amft_lite.weighting import Rule, Signals
+
+__all__ = ["AMFTConfig", "AMFTTrainer", "TrainerInputError"]
+
+STATE = "amft_state.pt"
+
+
+class Answers(NamedTuple):
+    """A micro-batch: ids, attention [B, L + T]; tokens, mask [B, T]; advantages [B] if sampled."""
+
+    ids: Tensor
+    attention: Tensor
+    tokens: Tensor
+    mask: Tensor
+    advantages: Tensor | None = None
+
+
+class AMFTTrainer(GRPOTrainer):
+    """GRPOTrainer's arguments, and:
+
+    sft_dataset         expert answers: columns `prompt` and `completion`, or `messages` whose last
+                        one is the expert's. Needed by every method but `rl`.
+    validation_dataset  prompts (with the columns that the reward functions read) held out from
+                        both others. Needed by methods with a meta-gradient; with a `completion`
+                        column by `official_code`.
+    method              the name of a mu rule (`amft_lite.weighting`) or a `Rule` of your own.
+
+    Raises:
+        TrainerInputError: one sentence for what is missing, empty, leaking or cannot work.
+    """
+
+    _tag_names = ["trl", "amft"]
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: AMFTConfig | None = None,
+        train_dataset: Any = None,
+        *,
+        sft_dataset: Any = None,
+        validation_dataset: Any = None,
+        method: str | Rule = "amft",
+        **kwargs: Any,
+    ) -> None:
+        args = args or AMFTConfig("amft")
+        self.rule = method if not isinstance(method, str) else rule_called(method, args)
+        train_dataset = as_dataset("train_dataset", train_dataset, ("prompt",))
+        refuse_setting(args, kwargs)
+        self.sft_dataset = self.validation_dataset = None
+        if self.rule.planned(0, 1, 0) != 0.0 or args.sft_warmup_steps:
+            self.sft_dataset = demonstrations(sft_dataset)
+        if self.rule.validation:
+            columns = ("prompt", "completion") if self.rule.validation != "reward" else ("prompt",)
+            self.validation_dataset = as_dataset("validation_dataset", validation_dataset, columns)
+            refuse_leaks(train_dataset, self.sft_dataset, self.validation_dataset)
+        if reward_funcs is not None:
+            many = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+            reward_funcs = [checked_rewards(f) for f in many]
+        self.target_entropy = math.nan  # H*
+        self.critic: ValueHead | None = None
+        self._entropy: list[Tensor] = []
+        super().__init__(
+            model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs
+        )
+        if str(self.accelerator.distributed_type).endswith("DEEPSPEED"):
+            raise TrainerInputError("AMFTTrainer cannot run under DeepSpeed; use DDP or FSDP.")
+        if self.is_fsdp_enabled and not getattr(self.accelerator, "is_fsdp2", False):
+            raise TrainerInputError(
+                "AMFTTrainer needs FSDP's version 2; set fsdp_version: 2 in accelerate's config."
+            )
+        for name in ("sft_batch_size", "validation_prompts"):
+            if getattr(args, name) % self.accelerator.num_processes:
+                raise TrainerInputError(
+                    f"{name} ({getattr(args, name)}) must be a multiple of the number of "
+                    f"processes ({self.accelerator.num_processes})."
+                )
+        if args.advantage == "gae":
+            width = self.model.config.get_text_config().hidden_size
+            head = ValueHead(width, generator(args.seed, "critic", 0))
+            self.critic = head.to(self.accelerator.device)
+            self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), args.value_lr)
+
+    # --- one step --------------------------------------------------------------------------------
+
+    def training_step(self, model, inputs, num_items_in_batch):
+        """TRL's micro-batch; after the last one of an optimiser step, everything else."""
+        args, step = self.args, self.state.global_step
+        warming = step < args.sft_warmup_steps
+        planned = self._planned(step)
+        if planned == 1.0:  # a loss of weight 0 is not computed: SFT pays for no rollouts
+            loss = torch.zeros((), device=self.accelerator.device)
+            self._step += 1
+        else:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if not self.accelerator.sync_gradients:
+            return loss
+
+        model.train()
+        facts: dict[str, float] = {}
+        grad_sft = grad_rl = None
+        if planned != 1.0:
+            grad_rl = self._take_gradient()
+            facts["entropy"] = self._window_entropy(model)
+            if math.isnan(self.target_entropy) and not warming:
+                self.target_entropy = facts["entropy"]
+        if planned != 0.0:
+            grad_sft, facts["sft_loss"] = self._sft_gradient(model, step)
+            loss = loss + facts["sft_loss"] if planned == 1.0 else loss
+        facts |= gradient_facts(grad_sft, grad_rl, self._reduce)
+        mu = 1.0
+        if not warming:
+            mu = self._new_mu(model, step, grad_sft, grad_rl, facts)
+        if self.critic is not None and grad_rl is not None:
+            facts["value_loss"] = self._train_critic()
+        self._put_gradient(combined_gradient(grad_sft, grad_rl, mu))
+        facts |= {"mu": mu, "target_entropy": self.target_entropy}
+        for name, value in facts.items():
+            self._metrics["train"][f"amft/{name}"].append(float(value))
+        return loss
+
+    def _planned(self, step: int) -> float | None:
+        """mu of this step where it is known beforehand."""
+        if step < self.args.sft_warmup_steps:
+            return 1.0
+        return self.rule.planned(step, self.state.max_steps, self.args.sft_warmup_steps)
+
+    def _new_mu(self, model, step, grad_sft, grad_rl, facts) -> float:
+        """Ask the rule, with a validation gradient where one is due."""
+        args, since = self.args, step - self.args.sft_warmup_steps
+        signals = Signals(
+            step, self.state.max_steps, args.sft_warmup_steps, grad_sft, grad_rl,
+            reduce=self._reduce,
+            entropy=facts.get("entropy", math.nan), target_entropy=self.target_entropy,
+        )  # fmt: skip
+        finite = all(self._is_finite(g) for g in (grad_sft, grad_rl) if g is not None)
+        if not finite:  # fp16's scaler is about to skip this step; so does the rule
+            return self.rule.mu
+        if self.rule.validation and since % self.rule.every == 0:
+            signals.adam = adam_state(self._adam, args.max_grad_norm or None)
+            number = since // self.rule.every
+            if self.rule.validation == "reward":
+                self._measure_utility(model, number, signals, facts)
+            else:
+                n = args.validation_prompts
+                rows = self._rows(self.validation_dataset, n, number, "validation")
+                signals.grad_validation_nll, _ = self._nll_gradient(model, rows)
+            if not self._is_finite(signals.grad_utility):
+                return self.rule.mu
+        mu = self.rule.update(signals)
+        facts |= {f"mu_{name}": part for name, part in self.rule.parts.items()}
+        return mu
+
+    # --- gradients -------------------------------------------------------------------------------
+
+    @property
+    def _adam(self) -> torch.optim.Optimizer:
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    @functools.cached_property
+    def _parameters(self) -> list[nn.Parameter]:
+        """What is trained, in the optimiser's order (which is that of its state)."""
+        return [p for group in self._adam.param_groups for p in group["params"]]
+
+    @functools.cached_property
+    def _reduce(self) -> Reduce | None:
+        """Adds scalars up over shards; None where every process holds whole gradients."""
+        return shard_reduce(self._parameters)
+
+    @property
+    def _scale(self) -> float:
+        """What fp16's scaler has multiplied gradients with."""
+        scaler = self.accelerator.scaler
+        return scaler.get_scale() if scaler is not None else 1.0
+
+    def _take_gradient(self) -> Tensor:
+        """p.grad as a flat float32 vector (of this process's shards); p.grad is emptied."""
+        grad = flatten(
+            torch.zeros_like(local(p)) if p.grad is None else p.grad for p in self._parameters
+        ).float()
+        for p in self._parameters:
+            p.grad = None
+        return grad if self._scale == 1.0 else grad / self._scale
+
+    def _put_gradient(self, grad: Tensor) -> None:
+        unflatten_into(grad if self._scale == 1.0 else grad * self._scale, self._parameters)
+
+    def _is_finite(self, grad: Tensor | None) -> bool:
+        if grad is None or self.accelerator.scaler is None:
+            return True
+        bad = (~grad.isfinite()).any().float()
+        return not bool(bad if self._reduce is None else self._reduce(bad))
+
+    def _backward(self, model, parts: Sequence[Answers], loss_of: Callable) -> float:
+        """Backward of `loss_of(part, logits)` over micro-batches, synchronised at the last one."""
+        value = 0.0
+        for i, part in enumerate(parts):
+            last = i + 1 == len(parts)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    loss = loss_of(part, self._logits(model, part))
+                self.accelerator.backward(loss)
+            value += loss.item()
+        return value
+
+    def _logits(self, model, part: Answers) -> Tensor:
+        """Logits [B, T, V] that predict the answers, at temperature 1: a plain forward."""
+        keep = part.tokens.shape[1]
+        extra = {"logits_to_keep": keep + 1} if "logits_to_keep" in self.model_kwarg_keys else {}
+        output = model(input_ids=part.ids, attention_mask=part.attention, use_cache=False, **extra)
+        return output.logits[:, -keep - 1 : -1].float()
+
+    def _micro_batches(self, answers: Answers) -> list[Answers]:
+        """Cut to TRL's rows a backward pass."""
+        size = self.args.per_device_train_batch_size
+        return [
+            Answers(*(None if x is None else x[start : start + size] for x in answers))
+            for start in range(0, len(answers.ids), size)
+        ]
+
+    # --- demonstrations --------------------------------------------------------------------------
+
+    def _sft_gradient(self, model, step: int) -> tuple[Tensor, float]:
+        rows = self._rows(self.sft_dataset, self.args.sft_batch_size, step, "demonstrations")
+        return self._nll_gradient(model, rows)
+
+    def _nll_gradient(self, model, rows: Sequence[dict]) -> tuple[Tensor, float]:
+        """Gradient and value of Eq. 2 over the demonstrations of all processes."""
+        parts = self._micro_batches(self._encode(rows))
+        total = self._over_processes(sum(part.mask.sum() for part in parts))
+
+        def loss_of(part: Answers, logits: Tensor) -> Tensor:
+            return objectives.sft_loss(token_logps(logits, part.tokens), part.mask, total)
+
+        value = self._backward(model, parts, loss_of)
+        return self._take_gradient(), self._over_processes(value).item()
+
+    def _over_processes(self, share: float | Tensor) -> Tensor:
+        """Mean over processes, as DDP averages gradients: a total of theirs divides a sum of ours
+        to the right share."""
+        share = torch.as_tensor(share, dtype=torch.float32, device=self.accelerator.device)
+        return self.accelerator.reduce(share, reduction="mean")
+
+    def _rows(self, dataset: Any, n: int, number: int, purpose: str) -> list[dict]:
+        """This process's share of the `number`-th `n` rows in endless shuffled passes."""
+        places = shuffled_passes(len(dataset), n, number, self.args.seed, purpose)
+        share = n // self.accelerator.num_processes
+        first = self.accelerator.process_index * share
+        return [dataset[int(place)] for place in places[first : first + share]]
+
+    def _encode(self, rows: Sequence[dict]) -> Answers:
+        """Demonstrations as token ids; prompts are tokenised as TRL does."""
+        prompts, _, _ = self._tokenize_prompts([row["prompt"] for row in rows])
+        eos = self._tokenizer.eos_token_id
+        answers = []
+        for row in rows:
+            chat = is_conversational(row)
+            text = row["completion"]
+            if chat:
+                text = apply_chat_template(row, self.processing_class, **self.chat_template_kwargs)
+                text = text["completion"]
+            answer = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            answer = answer if chat or answer[-1:] == [eos] else [*answer, eos]
+            answers.append(answer[: self.args.sft_max_length])
+        device = self.accelerator.device
+        prompt, before = _padded(prompts, self._tokenizer.pad_token_id, "left", device)
+        tokens, mask = _padded(answers, self._tokenizer.pad_token_id, "right", device)
+        return Answers(torch.cat((prompt, tokens), 1), torch.cat((before, mask), 1), tokens, mask)
+
+    # --- validation ------------------------------------------------------------------------------
+
+    def _measure_utility(self, model, number: int, signals: Signals, facts: dict) -> None:
+        """grad U: minus the gradient of the policy-gradient loss on fresh validation rollouts."""
+        args = self.args
+        prompts = self._rows(
+            self.validation_dataset, args.validation_prompts, number, "validation prompts"
+        )
+        parts, rewards = self._validation_rollouts(prompts)
+        collapsing = signals.entropy < signals.target_entropy
+        pushed = collapsing and self.rule.entropy_form == "gradient"
+        tokens = self._over_processes(sum(part.mask.sum() for part in parts))
+
+        def loss_of(part: Answers, logits: Tensor) -> Tensor:
+            logps = token_logps(logits, part.tokens)
+            loss = objectives.policy_gradient_loss(logps, part.advantages, part.mask, len(rewards))
+            if pushed:
+                entropy = objectives.token_entropy(logits)
+                share = objectives.masked_mean(entropy, part.mask, tokens)
+                loss = loss - args.entropy_beta * share
+            return loss
+
+        facts["validation_loss"] = self._backward(model, parts, loss_of)
+        signals.grad_utility = u = -self._take_gradient()
+        varied = self._over_processes(sum(part.advantages.abs().sum() for part in parts))
+        signals.informative = bool(varied > 0) or pushed
+        facts["validation_reward"] = self._over_processes(rewards.mean()).item()
+        facts["validation_tokens"] = tokens.item() * self.accelerator.num_processes
+        facts["cos_utility_sft"] = cosine(u, -signals.grad_sft, signals.reduce)
+        facts["cos_utility_rl"] = cosine(u, -signals.grad_rl, signals.reduce)
+
+    def _validation_rollouts(self, prompts: Sequence[dict]) -> tuple[list[Answers], Tensor]:
+        """Fresh answers at temperature 1 in micro-batches, and the rewards [B] of all.
+
+        Sampled in rounds of whole prompts, about as many rows as TRL samples at a time.
+        """
+        args, n = self.args, self.args.validation_rollouts
+        room = max(1, args.per_device_train_batch_size * args.steps_per_generation // n)
+        parts, rewards = [], []
+        with self._validating(n):
+            for start in range(0, len(prompts), room):
+                rows = [row for row in prompts[start : start + room] for _ in range(n)]
+                batch = self._generate_and_score_completions(rows)
+                advantages = objectives.leave_one_out_advantages(self._rewards, n)
+                parts += self._micro_batches(answers_of(batch)._replace(advantages=advantages))
+                rewards.append(self._rewards)
+        return parts, torch.cat(rewards)
+
+    @contextlib.contextmanager
+    def _validating(self, rollouts: int) -> Iterator[None]:
+        """TRL set to sample validation prompts, its metrics and completion tables untouched."""
+        engines = [self, getattr(self, "vllm_generation", None)]
+        engines += [getattr(self, "generation_config", None)]
+        engines = [e for e in engines if e is not None and hasattr(e, "temperature")]
+        heats = [e.temperature for e in engines]
+        kept = self._metrics["eval"], self._logs, self.num_generations_eval, self.critic
+        self._metrics["eval"] = defaultdict(list)
+        fresh = {k: deque() if isinstance(v, deque) else defaultdict(deque)
+                 for k, v in self._logs.items()}  # fmt: skip
+        self._logs, self.num_generations_eval, self.critic = fresh, rollouts, None
+        for engine in engines:
+            engine.temperature = 1.0
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train()
+            for engine, heat in zip(engines, heats, strict=True):
+                engine.temperature = heat
+            self._metrics["eval"], self._logs, self.num_generations_eval, self.critic = kept
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        """TRL's; this process's weighted sums are kept for the utility. None counts as 0 there."""
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        mine = slice(
+            self.accelerator.process_index * len(prompts),
+            (self.accelerator.process_index + 1) * len(prompts),
+        )
+        self._rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(1)[mine]
+        return rewards
+
+    # --- entropy ---------------------------------------------------------------------------------
+
+    def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
+        """TRL's; what it finds about the entropy while training is kept."""
+        found = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+        entropies = found[1]
+        if torch.is_grad_enabled() and entropies is not None and self.temperature == 1.0:
+            attention = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+            mask = attention[:, -entropies.shape[1] :]
+            total = objectives.masked_mean(entropies.detach().float(), mask, 1.0)
+            self._entropy.append(torch.stack((total, mask.sum().float())))
+        return found
+
+    def _window_entropy(self, model) -> float:
+        """Nats a token of this step's rollouts, all processes, temperature 1.
+
+        Read from TRL's own forward where that was at temperature 1; otherwise measured by a plain
+        one, for the rules that use it.
+        """
+        found, self._entropy = self._entropy, []
+        if not found:
+            if self.rule.entropy_form == "off":
+                return math.nan
+            found = [self._measured_entropy(model)]
+        total, count = self.accelerator.reduce(torch.stack(found).sum(0), reduction="sum")
+        return (total / count.clamp(min=1)).item()
+
+    @torch.no_grad()
+    def _measured_entropy(self, model) -> Tensor:
+        sums = torch.zeros(2, device=self.accelerator.device)
+        for batch in self._window():
+            answers = answers_of(batch)
+            entropy = objectives.token_entropy(self._logits(model, answers))
+            total = objectives.masked_mean(entropy, answers.mask, 1.0)
+            sums += torch.stack((total, answers.mask.sum().float()))
+        return sums
+
+    def _window(self) -> list[dict]:
+        """TRL's prepared micro-batches of the optimiser step that is being finished."""
+        n, size = len(self._buffered_inputs), self.current_gradient_accumulation_steps
+        return [self._buffered_inputs[(self._step - size + i) % n] for i in range(size)]
+
+    # --- PPO with a value head -------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs):
+        """TRL's; with a value head, advantages [B, T] by GAE in place of the group's."""
+        batch = super()._generate_and_score_completions(inputs)
+        if self.critic is None or not self.model.training:
+            return batch
+        mask = batch["completion_mask"]
+        with torch.no_grad():
+            states = self._hidden_states(answers_of(batch))
+            values = self.critic(states)
+        last = torch.arange(mask.shape[1], device=mask.device) == mask.sum(1, keepdim=True) - 1
+        rewards = last * self._rewards.unsqueeze(1)
+        batch["advantages"], batch["returns"] = objectives.gae(
+            rewards, values, mask, self.args.gamma, self.args.gae_lambda
+        )
+        return batch | {"states": states}
+
+    def _hidden_states(self, answers: Answers) -> Tensor:
+        """Last hidden states where answers are predicted: [B, T, width]."""
+        states = []
+        for part in self._micro_batches(answers):
+            output = self.model(
+                input_ids=part.ids, attention_mask=part.attention, use_cache=False,
+                output_hidden_states=True,
+            )  # fmt: skip
+            states.append(output.hidden_states[-1][:, -part.tokens.shape[1] - 1 : -1].float())
+        return torch.cat(states)
+
+    def _train_critic(self) -> float:
+        """A step of phi on this window's rollouts; processes average its gradient."""
+        window = self._window()
+        total = self._over_processes(sum(batch["completion_mask"].sum() for batch in window))
+        self.critic_optimizer.zero_grad()
+        value = 0.0
+        for batch in window:
+            mask, values = batch["completion_mask"], self.critic(batch["states"])
+            loss = objectives.value_loss(values, values, batch["returns"], mask)
+            loss = loss * mask.sum() / total
+            loss.backward()
+            value += loss.item()
+        for p in self.critic.parameters():
+            p.grad = self.accelerator.reduce(p.grad, reduction="mean")
+        self.critic_optimizer.step()
+        return value
+
+    # --- continuing ------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model, trial):
+        super()._save_checkpoint(model, trial)
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        folder = os.path.join(self._get_output_dir(trial=trial), name)
+        if self._reduce is None and not self.args.should_save:
+            return
+        state = {
+            "rule": self.rule.state_dict(),
+            "target_entropy": self.target_entropy,
+            "micro_step": self._step,
+            "config": comparable(self.args),
+        }
+        if self.critic is not None:
+            state["critic"] = self.critic.state_dict()
+            state["critic_optimizer"] = self.critic_optimizer.state_dict()
+        torch.save(state, os.path.join(folder, self._state_name()))
+
+    def _state_name(self) -> str:
+        """One file; where gradients are sharded, one a process."""
+        return STATE if self._reduce is None else f"{self.accelerator.process_index}-{STATE}"
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        path = os.path.join(checkpoint, self._state_name())
+        if not os.path.isfile(path):
+            raise TrainerInputError(
+                f"{checkpoint} is no checkpoint of AMFTTrainer: {os.path.basename(path)} is "
+                "missing, with mu and its averages in it."
+            )
+        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        refuse_other_config(state["config"], comparable(self.args), checkpoint)
+        self.rule.load_state_dict(state["rule"])
+        self.target_entropy, self._step = state["target_entropy"], state["micro_step"]
+        if self.critic is not None:
+            self.critic.load_state_dict(state["critic"])
+            self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+
+
+def answers_of(batch: dict[str, Any]) -> Answers:
+    """The token ids of a batch as TRL prepares it."""
+    tokens, mask = batch["completion_ids"], batch["completion_mask"]
+    ids = torch.cat((batch["prompt_ids"], tokens), 1)
+    return Answers(ids, torch.cat((batch["prompt_mask"], mask), 1), tokens, mask)
+
+
+def _padded(
+    rows: Sequence[Sequence[int]], pad: int, side: str, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """ids and mask [B, longest], padded on one side."""
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        place = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
+        ids[i, place], mask[i, place] = torch.tensor(row, dtype=torch.long), 1
+    return ids.to(device), mask.to(device)

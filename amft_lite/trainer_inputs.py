@@ -1,0 +1,267 @@
+"""What AMFTTrainer is given, and what it refuses: one sentence each, before anything is trained.
+
+Left out: the reward functions' own errors, and datasets that are streamed (`IterableDataset`),
+whose prompts cannot be compared beforehand.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from torch import nn
+from trl import GRPOConfig
+
+from amft_lite.weighting import RULES, Rule, RuleOptions, make_rule
+
+
+class TrainerInputError(ValueError):
+    """Something given to AMFTTrainer cannot be used; its text is one sentence."""
+
+
+@dataclass
+class AMFTConfig(GRPOConfig):
+    """GRPOConfig and the constants of AMFT; `amft_lite.config.RunConfig` documents each.
+
+    Changed defaults of GRPOConfig: `adam_beta2` .95 and `lr_scheduler_type` constant, as in the
+    loop. The loss stays TRL's "dapo", a token mean over the whole batch (Eq. 3 needs both terms on
+    one scale), without KL.
+    """
+
+    adam_beta2: float = 0.95
+    lr_scheduler_type: str = "constant"
+
+    sft_batch_size: int = 64  #: demonstrations an optimiser step, over all processes
+    sft_warmup_steps: int = 15  #: SFT steps W before the mix (`warmup_steps` is the lr's)
+    sft_max_length: int | None = None  #: tokens of an expert answer kept; None keeps all
+    advantage: str = "group"  #: or "gae": PPO with a value head
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    value_lr: float = 1e-3
+    validation_prompts: int = 32  #: held-out prompts a meta step, over all processes
+    validation_rollouts: int = 8
+    mu_start: float = 0.5
+    mu_min: float = 0.05
+    mu_max: float = 0.95
+    eta_mu: float = 1.0
+    max_change: float = 0.05
+    meta_every: int = 5
+    ema_gradients: float = 0.9
+    ema_utility: float = 0.5
+    width: float = 0.5
+    entropy_form: str = "off"
+    eta_entropy: float = 0.05
+    entropy_beta: float = 0.1
+    switch: float = field(default=1 / 3, metadata={"help": "share of steps sft_then_rl imitates"})
+    published_lr: float = 1e-6
+    published_eta_mu: float = 1e-4
+    published_eta_entropy: float = 5e-4
+
+    def __post_init__(self) -> None:
+        if self.num_generations is not None and self.num_generations < 2:
+            raise TrainerInputError(
+                f"num_generations must be at least 2, not {self.num_generations}: an answer is "
+                "judged against the others to its prompt."
+            )
+        if self.deepspeed:
+            raise TrainerInputError(
+                "AMFTTrainer cannot run under DeepSpeed, which takes the optimiser's step inside "
+                "backward(), before g_RL and g_SFT can be combined; use DDP or FSDP."
+            )
+        if self.advantage not in ("group", "gae"):
+            raise TrainerInputError(f"advantage must be group or gae, not {self.advantage!r}.")
+        for name, least in (
+            ("sft_batch_size", 1), ("sft_warmup_steps", 0), ("validation_prompts", 1),
+            ("validation_rollouts", 2), ("meta_every", 1),
+        ):  # fmt: skip
+            if getattr(self, name) < least:
+                given = getattr(self, name)
+                raise TrainerInputError(f"{name} must be at least {least}, not {given}.")
+        super().__post_init__()
+        # TRL saves no half-used rollouts: resuming inside such a block would not repeat the run.
+        block = self.steps_per_generation * self.num_iterations
+        block = math.lcm(block, self.gradient_accumulation_steps) // (
+            self.gradient_accumulation_steps
+        )
+        if self.save_strategy == "steps" and self.save_steps % block:
+            raise TrainerInputError(
+                f"save_steps ({self.save_steps:g}) must be a multiple of {block}, the optimiser "
+                "steps that share one generation of rollouts; a checkpoint between them could not "
+                "be resumed exactly."
+            )
+
+    def rule_options(self) -> RuleOptions:
+        """The part of the settings that mu rules read."""
+        names = RuleOptions.__dataclass_fields__
+        return RuleOptions(**{name: getattr(self, name) for name in names})
+
+
+#: Settings that a resumed run may change; all others must be those of its checkpoint.
+MAY_DIFFER = (
+    "output_dir", "run_name", "project", "max_steps", "num_train_epochs", "resume_from_checkpoint",
+    "report_to", "disable_tqdm", "do_train", "do_eval", "do_predict", "local_rank", "hub_", "push_",
+    "log", "save_", "eval_", "dataloader_", "trackio_", "torch_empty", "use_cpu", "ddp_",
+    "overwrite_", "num_completions_to_print", "profiling", "vllm_", "per_device_eval_batch_size",
+)  # fmt: skip
+
+
+def rule_called(method: str, args: AMFTConfig) -> Rule:
+    if method not in RULES:
+        raise TrainerInputError(f"no method is called {method!r}; known: {', '.join(RULES)}.")
+    return make_rule(method, args.rule_options())
+
+
+def refuse_setting(args: AMFTConfig, kwargs: dict) -> None:
+    """What cannot work in this setting, whatever the data."""
+    if args.advantage == "gae" and "unsloth" in sys.modules and torch.cuda.is_available():
+        raise TrainerInputError(
+            "advantage='gae' does not work with unsloth on a GPU, which replaces TRL's loss; use "
+            "advantage='group', or the transformers backend."
+        )
+    optim = getattr(args.optim, "value", args.optim)
+    ours = optim in ("adamw_torch", "adamw_torch_fused")
+    if kwargs.get("optimizers", (None, None))[0] is None and not ours:
+        raise TrainerInputError(
+            f"optim must be adamw_torch or adamw_torch_fused, not {optim}: the meta-gradient "
+            "applies the optimiser's own update rule, and knows Adam's."
+        )
+
+
+def as_dataset(name: str, data: Any, columns: Sequence[str]) -> Dataset | IterableDataset:
+    """`data` (a Dataset, or a list of dicts) with at least `columns` and a row.
+
+    Raises:
+        TrainerInputError: it is missing, empty, or lacks a column.
+    """
+    if data is None:
+        raise TrainerInputError(f"{name} is missing; it needs the column {', '.join(columns)}.")
+    if isinstance(data, (list, tuple)):
+        data = Dataset.from_list(list(data))
+    if isinstance(data, IterableDataset):
+        if name != "train_dataset":
+            raise TrainerInputError(f"{name} must be a Dataset, whose rows can be counted.")
+        return data
+    if not isinstance(data, Dataset):
+        raise TrainerInputError(
+            f"{name} must be a datasets.Dataset or a list of dicts, not {type(data).__name__}."
+        )
+    if len(data) == 0:
+        raise TrainerInputError(f"{name} is empty; it needs at least one row.")
+    missing = [column for column in columns if column not in data.column_names]
+    if missing:
+        raise TrainerInputError(
+            f"{name} has no column {' and no column '.join(missing)}; it has "
+            f"{', '.join(data.column_names)}."
+        )
+    return data
+
+
+def demonstrations(data: Any) -> Dataset:
+    """Expert answers with the columns `prompt` and `completion`.
+
+    `messages` are split before their last one, which must be the assistant's.
+
+    Raises:
+        TrainerInputError: they are missing, empty, or of neither form.
+    """
+    if isinstance(data, (list, tuple)) and data:
+        data = Dataset.from_list(list(data))
+    if isinstance(data, Dataset) and len(data) and "messages" in data.column_names:
+        wrong = next((i for i, m in enumerate(data["messages"])
+                      if len(m) < 2 or m[-1]["role"] != "assistant"), None)  # fmt: skip
+        if wrong is not None:
+            raise TrainerInputError(
+                f"sft_dataset's row {wrong} must end with a message of the assistant, after at "
+                "least one other."
+            )
+        return data.map(
+            lambda row: {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]},
+            remove_columns=["messages"],
+        )
+    return as_dataset("sft_dataset", data, ("prompt", "completion"))
+
+
+def refuse_leaks(train: Any, experts: Dataset | None, validation: Dataset) -> None:
+    """Validation prompts must be new to training: on its own prompts, RL's noise looks like signal.
+
+    An iterable `train` is not read.
+
+    Raises:
+        TrainerInputError: they share a prompt, which is shown.
+    """
+    held_out = {json.dumps(prompt, sort_keys=True) for prompt in validation["prompt"]}
+    for name, data in (("train_dataset", train), ("sft_dataset", experts)):
+        if not isinstance(data, Dataset):
+            continue
+        shared = [p for p in data["prompt"] if json.dumps(p, sort_keys=True) in held_out]
+        if shared:
+            raise TrainerInputError(
+                f"{len(shared)} prompts of validation_dataset are also in {name}, for example "
+                f"{str(shared[0])[:60]!r}; hold them out from it."
+            )
+
+
+def checked_rewards(function: Any) -> Any:
+    """A reward function whose NaN or infinite values are an error (None stays TRL's "no grade")."""
+    if isinstance(function, (str, nn.Module)) or not callable(function):
+        return function
+    name = getattr(function, "__name__", type(function).__name__)
+
+    def checked(values: Any, completions: Any) -> list:
+        values = list(values)
+        if len(values) != len(completions):
+            raise TrainerInputError(
+                f"the reward function {name} returned {len(values)} rewards for "
+                f"{len(completions)} completions; it must return one for each."
+            )
+        wrong = sum(v is not None and not math.isfinite(v) for v in values)
+        if wrong:
+            raise TrainerInputError(
+                f"the reward function {name} returned {wrong} rewards of {len(values)} that are "
+                "not finite; return a number, or None for a completion it cannot grade."
+            )
+        return values
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def later(*args, completions, **kwargs):
+            return checked(await function(*args, completions=completions, **kwargs), completions)
+
+        return later
+
+    @functools.wraps(function)
+    def now(*args, completions, **kwargs):
+        return checked(function(*args, completions=completions, **kwargs), completions)
+
+    now.__name__ = name
+    return now
+
+
+def comparable(args: AMFTConfig) -> dict[str, Any]:
+    """The settings that a resumed run must share with its checkpoint, as plain values."""
+    plain = {k: v for k, v in asdict(args).items() if not k.startswith(MAY_DIFFER)}
+    return json.loads(json.dumps(plain, default=str)) | {"processes": args.world_size}
+
+
+def refuse_other_config(saved: dict, given: dict, checkpoint: str) -> None:
+    """Refuse to resume with other settings.
+
+    Raises:
+        TrainerInputError: names the first key that differs.
+    """
+    for key in sorted(saved.keys() | given.keys()):
+        if saved.get(key) != given.get(key):
+            raise TrainerInputError(
+                f"{checkpoint} was made with {key}={saved.get(key)!r}, this run has "
+                f"{given.get(key)!r}; resume with the same (only settings of output, logging, "
+                "saving, evaluation and length of the run may differ)."
+            )

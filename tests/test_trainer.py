@@ -1,0 +1,350 @@
+"""AMFTTrainer's own promises: resume, refusals, what it pays for, what it needs of TRL."""
+
+import inspect
+import json
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from trl import GRPOTrainer
+
+from amft_lite import trainer_inputs as ti
+from amft_lite.models import word_tokenizer
+from amft_lite.tasks import load_task
+from amft_lite.trainer import STATE, AMFTConfig, AMFTTrainer, TrainerInputError
+from amft_lite.weighting import RULES
+from tests.parity import Recording, policy, trainer
+from tests.test_trainer_parity import stop_after
+
+
+def weights(made):
+    return torch.cat([p.detach().float().flatten() for p in made.model.parameters()])
+
+
+def settings(folder, **changes):
+    plain = {
+        "output_dir": str(folder), "use_cpu": True, "bf16": False, "report_to": [],
+        "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6,
+        "save_strategy": "no", "disable_tqdm": True, "max_steps": 2, "sft_warmup_steps": 0,
+        "logging_steps": 1,
+        "sft_batch_size": 4, "validation_prompts": 2, "validation_rollouts": 4, "meta_every": 1,
+    }  # fmt: skip
+    return AMFTConfig(**{**plain, **changes})
+
+
+def rows(kind, n=12):
+    return [{"prompt": f"{i} {i} | {'; ' * (kind == 'validation')}"} for i in range(n)]
+
+
+DEMOS = [{"prompt": f"{i} :", "completion": f"{i} + 1 = {i + 1}"} for i in range(6)]
+
+
+def reward(completions, **_):
+    return [float(len(text) % 2) for text in completions]
+
+
+def make(folder, reward=reward, model=None, callbacks=None, **given):
+    tiny, tokenizer = policy()
+    names = ("train", "sft", "validation", "method", "peft_config")
+    data = {
+        "train": rows("train"), "sft": DEMOS, "validation": rows("validation"), "method": "amft",
+        "peft_config": None,
+    } | {k: given.pop(k) for k in names if k in given}  # fmt: skip
+    return AMFTTrainer(
+        model or tiny, reward, settings(folder, **given), data["train"],
+        sft_dataset=data["sft"], validation_dataset=data["validation"], method=data["method"],
+        processing_class=tokenizer, peft_config=data["peft_config"], callbacks=callbacks,
+    )  # fmt: skip
+
+
+# --- what it needs of TRL -------------------------------------------------------------------------
+
+OVERRIDDEN = {
+    "training_step": ["self", "model", "inputs", "num_items_in_batch"],
+    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+    "_generate_and_score_completions": ["self", "inputs"],
+    "_save_checkpoint": ["self", "model", "trial"],
+    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_tokenize_prompts": ["self", "prompts"],
+}
+
+
+@pytest.mark.parametrize("name", OVERRIDDEN)
+def test_trl_still_has_the_methods_that_we_override_or_call(name):
+    import trl
+
+    found = list(inspect.signature(getattr(GRPOTrainer, name)).parameters)
+    assert found == OVERRIDDEN[name], (
+        f"TRL {trl.__version__} changed GRPOTrainer.{name} from {OVERRIDDEN[name]} to {found}; "
+        "amft_lite/trainer.py was written for the former: read both before raising the bound."
+    )
+
+
+def test_trl_still_finds_log_probabilities_as_we_read_them():
+    """(logps, entropies, ...) from (model, input_ids, attention_mask, logits_to_keep)."""
+    parameters = list(inspect.signature(GRPOTrainer._full_logits_logps).parameters)
+    assert parameters[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]
+
+
+# --- resume ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("advantage", ["group", "gae"])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, advantage):
+    def run(folder, resume=None, stop=None):
+        made = trainer(tmp_path / folder, advantage=advantage)
+        made.unrecorded()
+        made.args.save_strategy, made.args.save_steps = "steps", 2
+        if stop:
+            stop_after(made, stop)
+        made.train(resume_from_checkpoint=resume)
+        return made
+
+    whole = run("whole")
+    run("half", stop=4)
+    resumed = run("half", resume=str(tmp_path / "half" / "checkpoint-4"))
+    assert resumed.state.global_step == 6
+    assert torch.equal(weights(whole), weights(resumed))
+    assert whole.rule.mu == resumed.rule.mu != 0.5
+    assert [mu for _, mu, _ in whole.rule.seen][-2:] == [mu for _, mu, _ in resumed.rule.seen]
+    assert whole.target_entropy == resumed.target_entropy
+    if advantage == "gae":
+        for a, b in zip(whole.critic.parameters(), resumed.critic.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_checkpoint_of_another_config_is_refused_by_the_key(tmp_path):
+    first = make(tmp_path, save_strategy="steps", save_steps=1)
+    first.train()
+    checkpoint = str(tmp_path / "checkpoint-1")
+    other = make(tmp_path, eta_mu=0.25)
+    with pytest.raises(TrainerInputError, match=r"eta_mu=1\.0, this run has 0\.25"):
+        other.train(resume_from_checkpoint=checkpoint)
+    (tmp_path / "checkpoint-1" / STATE).unlink()
+    with pytest.raises(TrainerInputError, match="no checkpoint of AMFTTrainer"):
+        make(tmp_path).train(resume_from_checkpoint=checkpoint)
+
+
+def test_settings_of_output_and_length_may_differ_on_resume(tmp_path):
+    plain = ti.comparable(settings(tmp_path))
+    free = {"max_steps": 9, "logging_steps": 3, "save_strategy": "steps", "save_steps": 7,
+            "output_dir": "x", "run_name": "y", "disable_tqdm": False}  # fmt: skip
+    assert ti.comparable(settings(**{"folder": tmp_path, **free})) == plain
+    for key, value in (("learning_rate", 1e-3), ("num_generations", 8), ("seed", 1),
+                       ("mu_start", 0.3), ("max_grad_norm", 0.5), ("temperature", 0.7)):  # fmt: skip
+        assert ti.comparable(settings(tmp_path, **{key: value})) != plain
+
+
+# --- what it pays for -----------------------------------------------------------------------------
+
+
+def test_warmup_and_sft_sample_nothing_and_rl_reads_no_demonstration(tmp_path, monkeypatch):
+    calls = []
+    original = GRPOTrainer._generate_single_turn
+
+    def counting(self, *args, **kwargs):
+        calls.append(self.state.global_step)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", counting)
+    make(tmp_path, method="sft").train()
+    assert calls == []
+    make(tmp_path, sft_warmup_steps=1, max_steps=3, meta_every=2).train()
+    assert calls == [1, 1, 2]  # rollouts and validation, then rollouts
+    made = make(tmp_path, method="rl", sft=None, validation=None)
+    monkeypatch.setattr(made, "_encode", None)  # calling it would fail
+    made.train()
+
+
+@pytest.mark.parametrize("method", RULES)
+def test_every_method_trains(tmp_path, method):
+    given = {"validation": DEMOS_HELD_OUT} if method == "official_code" else {}
+    made = make(tmp_path, method=method, entropy_form="equation", **given)
+    before = weights(made)
+    made.train()
+    after = weights(made)
+    assert after.isfinite().all() and not torch.equal(before, after)
+    [last] = [h for h in made.state.log_history if "amft/mu" in h][-1:]
+    assert last["amft/mu"] == made.rule.mu
+
+
+DEMOS_HELD_OUT = [{"prompt": f"{i} ; :", "completion": f"{i} + 2 = {i + 2}"} for i in range(6)]
+
+
+def test_a_rule_of_ones_own_is_asked_every_step(tmp_path):
+    class Alternating:
+        mu, parts, validation, every, entropy_form = 0.5, {}, None, 0, "off"
+
+        def planned(self, *_):
+            return None
+
+        def update(self, signals):
+            assert signals.grad_sft.norm() > 0
+            self.mu = 0.25 if signals.step % 2 else 0.75
+            return self.mu
+
+        def state_dict(self):
+            return {"mu": self.mu}
+
+    made = make(tmp_path, method=Alternating())
+    made.train()
+    assert [h["amft/mu"] for h in made.state.log_history if "amft/mu" in h] == [0.75, 0.25]
+
+
+# --- precision, adapters --------------------------------------------------------------------------
+
+
+def test_lora_trains_adapters_alone_and_holds_gradients_of_their_size(tmp_path):
+    from peft import LoraConfig
+
+    peft = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    made = make(tmp_path, peft_config=peft, max_steps=3, gradient_checkpointing=True)
+    frozen = {n: p.clone() for n, p in made.model.named_parameters() if not p.requires_grad}
+    made.train()
+    assert all(torch.equal(p, frozen[n]) for n, p in made.model.named_parameters() if n in frozen)
+    # r (in + out) for q, k, v, o of 64 x 64 and gate, up, down of 64 x 168, three layers
+    adapters = 3 * 4 * (4 * (64 + 64) + 3 * (64 + 168))
+    assert sum(p.numel() for p in made._parameters) == adapters
+    a = made.rule.averages
+    assert a.sft.shape == a.rl.shape == a.utility.shape == (adapters,)
+    assert all(g.norm() > 0 for g in (a.sft, a.rl, a.utility))
+
+
+def test_bf16_weights_train_with_float32_averages(tmp_path):
+    model, _ = policy()
+    made = make(tmp_path, model=model.to(torch.bfloat16), bf16=True)
+    made.train()
+    assert made.rule.averages.sft.dtype == torch.float32
+    assert weights(made).isfinite().all()
+
+
+def test_the_gradient_scaler_of_fp16_changes_nothing_but_scale(tmp_path):
+    """fp16 needs a GPU; its scaler does not. Gradients shown to the rule are unscaled, the step is
+    that of an unscaled run, and an overflow skips both the step and the rule."""
+
+    def run(scale):
+        made = trainer(tmp_path / str(scale))
+        if scale:
+            made.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+            # accelerate unscales before clipping in fp16 only, which a CPU does not have
+            scaler = made.accelerator.scaler
+            made.accelerator.unscale_gradients = lambda: scaler.unscale_(made._adam)
+        stop_after(made, 2)
+        made.train()
+        return made
+
+    plain, scaled = run(None), run(1024.0)
+    for (a, mu, _), (b, other, _) in zip(plain.rule.seen, scaled.rule.seen, strict=True):
+        assert torch.allclose(a.grad_sft, b.grad_sft, rtol=1e-4, atol=1e-7)
+        assert torch.allclose(a.grad_rl, b.grad_rl, rtol=1e-4, atol=1e-7)
+        assert mu == pytest.approx(other, abs=1e-6)
+    assert torch.allclose(weights(plain), weights(scaled), atol=1e-5)
+    overflown = run(1e38)
+    assert overflown.rule.seen == [] and overflown.rule.mu == 0.5
+    start, _ = policy()
+    assert torch.equal(weights(overflown), torch.cat([p.flatten() for p in start.parameters()]))
+
+
+# --- demonstrations -------------------------------------------------------------------------------
+
+
+def test_demonstrations_end_with_end_of_text_and_are_padded_on_the_right(tmp_path):
+    made = make(tmp_path)
+    batch = made._encode(DEMOS[:1] + [{"prompt": "1 2 3 :", "completion": "4"}])
+    tokenizer = word_tokenizer(load_task("general_points"))
+    text = tokenizer.convert_ids_to_tokens
+    assert text(batch.tokens[0]) == "0 + 1 = 1 <eos>".split()
+    assert text(batch.tokens[1]) == "4 <eos> <pad> <pad> <pad> <pad>".split()
+    assert text(batch.ids[0][:4]) == "<pad> <pad> 0 :".split()
+    assert batch.mask.sum(1).tolist() == [6, 2] and batch.attention.sum(1).tolist() == [8, 6]
+    made.args.sft_max_length = 3
+    assert made._encode(DEMOS[:1]).tokens.shape == (1, 3)
+
+
+def test_messages_are_split_before_the_expert_s(tmp_path):
+    chat = [{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"},
+                          {"role": "assistant", "content": "a"}]}]  # fmt: skip
+    [row] = ti.demonstrations(chat)
+    assert [m["content"] for m in row["prompt"]] == ["s", "u"]
+    assert [m["content"] for m in row["completion"]] == ["a"]
+    with pytest.raises(TrainerInputError, match="row 0 must end with a message of the assistant"):
+        ti.demonstrations([{"messages": chat[0]["messages"][:2]}])
+
+
+# --- one sentence each ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"train": None}, "train_dataset is missing; it needs the column prompt"),
+        ({"train": []}, "train_dataset is empty"),
+        ({"train": [{"question": "1"}]}, "train_dataset has no column prompt; it has question"),
+        ({"train": "a path"}, "must be a datasets.Dataset or a list of dicts, not str"),
+        ({"sft": None}, "sft_dataset is missing"),
+        ({"sft": Dataset.from_list([])}, "sft_dataset is empty"),
+        ({"sft": [{"prompt": "1"}]}, "sft_dataset has no column completion; it has prompt"),
+        ({"validation": None}, "validation_dataset is missing"),
+        ({"validation": [{"text": "1"}]}, "validation_dataset has no column prompt"),
+        ({"validation": rows("train")}, "12 prompts of validation_dataset are also in train_data"),
+        ({"validation": [{"prompt": "3 :"}]}, "1 prompts of validation_dataset are also in sft_da"),
+        ({"method": "amtf"}, "no method is called 'amtf'; known: amft"),
+        ({"method": "official_code"}, "validation_dataset has no column completion"),
+        ({"num_generations": 1}, "num_generations must be at least 2, not 1"),
+        ({"advantage": "gea"}, "advantage must be group or gae, not 'gea'"),
+        ({"validation_rollouts": 1}, "validation_rollouts must be at least 2, not 1"),
+        ({"optim": "adafactor"}, "optim must be adamw_torch or adamw_torch_fused, not adafactor"),
+        ({"steps_per_generation": 4, "save_strategy": "steps", "save_steps": 6},
+         "save_steps (6) must be a multiple of 4"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence(tmp_path, given, sentence):
+    with pytest.raises(TrainerInputError) as caught:
+        make(tmp_path / "out", **given)
+    text = str(caught.value)
+    assert sentence in text and text.endswith(".") and "\n" not in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_deepspeed_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(TrainerInputError, match="cannot run under DeepSpeed"):
+        settings(tmp_path, deepspeed={"zero_optimization": {"stage": 2}})
+
+
+def test_ppo_with_unsloth_on_a_gpu_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "unsloth", object())
+    ti.refuse_setting(settings(tmp_path, advantage="gae"), {})  # without a GPU it works
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(TrainerInputError, match="does not work with unsloth on a GPU"):
+        ti.refuse_setting(settings(tmp_path, advantage="gae"), {})
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (lambda n: [math.nan] * n, "returned 8 rewards of 8 that are not finite"),
+        (lambda n: [0.0] * (n - 1) + [math.inf], "returned 1 rewards of 8 that are not finite"),
+        (lambda n: [0.0] * (n + 1), "returned 9 rewards for 8 completions"),
+    ],
+)
+def test_rewards_that_cannot_be_used_stop_the_run(tmp_path, values, sentence):
+    def odd(completions, **_):
+        return values(len(completions))
+
+    with pytest.raises(TrainerInputError, match=f"reward function odd {sentence}"):
+        make(tmp_path, reward=odd).train()
+
+
+def test_a_completion_without_a_grade_is_no_error(tmp_path):
+    def shy(completions, **_):
+        return [None if i % 3 == 0 else float(i % 2) for i in range(len(completions))]
+
+    made = make(tmp_path, reward=shy)
+    made.train()
+    assert weights(made).isfinite().all()
+
+
+def test_checkpoints_carry_what_json_can_hold(tmp_path):
+    assert json.dumps(ti.comparable(settings(tmp_path)))
+    assert Recording().prompts("train", 2) == Recording().prompts("train", 2)

@@ -1,0 +1,63 @@
+"""The two engines compute one algorithm: the same gradients, dot products and mu from the same
+token ids and rewards."""
+
+import pytest
+import torch
+
+from tests.parity import in_model_order, loop_run, trainer
+
+NAMES = ("grad_sft", "grad_rl", "grad_utility")
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("advantage", ["group", "gae"])
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_same_gradients_and_mu_from_the_same_rollouts(tmp_path, advantage, accumulation):
+    loop = loop_run(advantage=advantage)
+    trained = trainer(tmp_path, accumulation=accumulation, advantage=advantage)
+    stop_after(trained, 3)
+    trained.train()
+    assert len(loop.rule.seen) == len(trained.rule.seen) == 2  # steps 1 (meta) and 2; 0 warms up
+    for (ours, mu, parts), (theirs, their_mu, their_parts) in zip(
+        loop.rule.seen, trained.rule.seen, strict=True
+    ):
+        for name in NAMES:
+            mine, other = getattr(ours, name), getattr(theirs, name)
+            assert (mine is None) == (other is None)
+            if mine is not None:
+                assert mine.norm() > 1e-4  # a comparison of zeros would show nothing
+                assert relative(in_model_order(other, trained), mine) < 1e-5, name
+        if ours.grad_utility is not None:
+            scale = float(ours.grad_utility.norm() * (ours.grad_sft - ours.grad_rl).norm())
+            for a, b in ((ours.grad_sft, theirs.grad_sft), (ours.grad_rl, theirs.grad_rl)):
+                dots = torch.dot(ours.grad_utility, a), torch.dot(theirs.grad_utility, b)
+                assert abs(float(dots[0] - dots[1])) < 1e-5 * scale
+            assert parts["signal"] == pytest.approx(their_parts["signal"], abs=1e-6)
+            assert parts["signal"] != 0
+        assert ours.entropy == pytest.approx(theirs.entropy, abs=1e-5)
+        assert ours.target_entropy == pytest.approx(theirs.target_entropy, abs=1e-5)
+        assert mu == pytest.approx(their_mu, abs=1e-6)
+    # the mixed steps were taken, and by both
+    ours = torch.cat([p.detach().flatten() for p in loop.policy.parameters()])
+    theirs = torch.cat([p.detach().flatten() for p in trained.model.parameters()])
+    start = torch.cat([p.detach().flatten() for p in loop_run(steps=0).policy.parameters()])
+    assert (ours - start).abs().max() > 1e-3
+    assert (ours - theirs).norm() < 1e-3 * (ours - start).norm()
+    if advantage == "gae":
+        for a, b in zip(loop.critic.parameters(), trained.critic.parameters(), strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+        assert loop.critic.layers[2].weight.abs().max() > 1e-4  # it has learned
+
+
+def stop_after(trained, steps):
+    """End after `steps` without changing the schedule."""
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_training_stop = state.global_step >= steps
+
+    trained.add_callback(Stop())
