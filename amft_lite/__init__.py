@@ -17,10 +17,13 @@ except PackageNotFoundError:  # a source tree that was never installed
 
 _HOME = {
     "AMFT": "loop",
+    "AMFTConfig": "trainer",
+    "AMFTTrainer": "trainer",
     "Run": "runs",
     "RunConfig": "config",
     "build_config": "config",
     "evaluate": "evaluation",
+    "load_model": "real_models",
     "load_policy": "models",
     "load_task": "tasks",
     "make_rule": "weighting",
@@ -30,8 +33,8 @@ _HOME = {
 _OTHER_NAME = {"build_config": "build"}
 _MODULES = (
     "batches benchmarks checkpoint config evaluation exercises figures implicit_reward loop "
-    "meta_gradient models objectives pretrain provenance report runs sampling statistics study "
-    "tasks weighting"
+    "meta_gradient methods models objectives plan pretrain provenance real_models report runs "
+    "sampling smollm2 statistics study tasks weighting"
 ).split()
 
 __all__ = [*_HOME, *_MODULES, "__version__"]

@@ -65,3 +65,126 @@ def sampling(repeats: int = 5, console: Console | None = None, rollouts: int = 1
     console.print(table)
     console.print(f"Median of {repeats} alternating runs of 3 batches, one thread.", style="dim")
     return ratios
+
+
+def step(repeats: int = 7, console: Console | None = None, steps: int = 20) -> dict[str, float]:
+    """What AMFT costs above its two halves: AMFTTrainer against GRPOTrainer plus SFTTrainer.
+
+    Blocks of `steps` optimiser steps alternate in one process; a step's time is the processor time
+    between the trainer's own step callbacks. One block of AMFT has one meta step, its first.
+    Returns ratios of medians, and the bytes AMFT holds between steps per byte of trained weights.
+    """
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+    from amft_lite.models import base_folder, load_policy
+    from amft_lite.trainer import AMFTConfig, AMFTTrainer
+
+    console = console or Console()
+    torch.set_num_threads(1)
+    task = load_task("general_points")
+    examples = {s: task.prompts(s, 400) for s in ("train", "validation")}
+    known = {e.prompt: e for part in examples.values() for e in part}
+    demos = [{"prompt": d.prompt, "completion": d.completion} for d in task.demonstrations(100)]
+    held_out = list({e.prompt: {"prompt": e.prompt} for e in examples["validation"]}.values())
+    plain = {
+        "output_dir": "runs/bench", "use_cpu": True, "bf16": False, "report_to": [], "seed": 0,
+        "max_steps": steps, "save_strategy": "no", "disable_tqdm": True, "logging_steps": steps,
+        "learning_rate": 1e-5, "gradient_checkpointing": False,
+    }  # fmt: skip
+    rl = {"num_generations": 8, "max_completion_length": task.max_new_tokens,
+          "per_device_train_batch_size": 128}  # fmt: skip
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, *_, **__):
+            self.seconds: list[float] = []
+
+        def on_step_begin(self, *_, **__):
+            self.start = time.process_time()
+
+        def on_step_end(self, *_, **__):
+            self.seconds.append(time.process_time() - self.start)
+
+    def reward(prompts, completions, **_):
+        return [task.reward(known[p], c).value for p, c in zip(prompts, completions, strict=True)]
+
+    def trainer(kind: str, size: str | None = None):
+        policy, tokenizer = load_policy(base_folder("general_points"))
+        if size:
+            policy = tiny_llama(len(tokenizer), size)
+        common = {"processing_class": tokenizer, "callbacks": [Clock()]}
+        prompts = Dataset.from_list([{"prompt": e.prompt} for e in examples["train"]])
+        if kind == "sft":
+            config = SFTConfig(**plain, per_device_train_batch_size=64, completion_only_loss=True)
+            return SFTTrainer(policy, args=config, train_dataset=Dataset.from_list(demos), **common)
+        if kind == "grpo":
+            return GRPOTrainer(policy, reward, GRPOConfig(**plain, **rl), prompts, **common)
+        config = AMFTConfig(**plain, **rl, sft_warmup_steps=0, meta_every=steps)
+        return AMFTTrainer(
+            policy, reward, config, prompts, sft_dataset=demos, validation_dataset=held_out,
+            **common,
+        )  # fmt: skip
+
+    bytes_held = {kind: _bytes_after_a_block(trainer(kind, "2.7M"), 2) for kind in ("grpo", "amft")}
+    weights = sum(p.numel() * 4 for p in tiny_llama(105, "2.7M").parameters())
+    extra = (bytes_held["amft"] - bytes_held["grpo"]) / weights
+
+    trainers = {kind: trainer(kind) for kind in ("grpo", "sft", "amft")}
+    blocks: dict[str, list[list[float]]] = {kind: [] for kind in trainers}
+    for block in range(repeats + 1):  # the first warms up
+        for kind, made in trainers.items():
+            made.train()
+            clock = next(c for c in made.callback_handler.callbacks if type(c).__name__ == "Clock")
+            if block:
+                blocks[kind].append(clock.seconds)
+
+    def per_step(kind: str, first: int = 0) -> list[float]:
+        return [statistics.mean(seconds[first:]) for seconds in blocks[kind]]
+
+    halves = [a + b for a, b in zip(per_step("grpo", 1), per_step("sft", 1), strict=True)]
+    table = Table("", "ms a step: median", "lowest", "highest", "ratio of medians")
+    ratios = {}
+    for name, values in (
+        ("GRPOTrainer + SFTTrainer", halves),
+        ("AMFTTrainer, no meta step", per_step("amft", 1)),
+        (f"AMFTTrainer, a meta step every {steps}", per_step("amft")),
+    ):
+        ratios[name] = statistics.median(values) / statistics.median(halves)
+        cells = [f"{1000 * f(values):.0f}" for f in (statistics.median, min, max)]
+        table.add_row(name, *cells, f"{ratios[name]:.3f}")
+    console.print(table)
+    console.print(
+        f"{repeats} alternating blocks of {steps} steps, processor time, one thread; 0.2M "
+        f"parameters, 16 x 8 rollouts and 64 demonstrations a step, 32 x 8 validation rollouts a "
+        f"meta step.\nHeld between steps above GRPOTrainer: {extra:.2f} x the trained weights in "
+        f"float32 (2.7M parameters, counted from tensors).",
+        style="dim",
+    )
+    return {**ratios, "extra": extra}
+
+
+def _bytes_after_a_block(trainer, steps: int) -> int:
+    """Bytes of all tensors alive in this process at the end of a step, each storage once."""
+    import gc
+    import warnings
+
+    from transformers import TrainerCallback
+
+    found: list[int] = []
+
+    class Count(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == steps:
+                gc.collect()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # gc shows objects that warn when looked at
+                    tensors = [x for x in gc.get_objects() if isinstance(x, torch.Tensor)]
+                storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+                            for t in tensors if t.device.type == "cpu"}  # fmt: skip
+                found.append(sum(storages.values()))
+                control.should_training_stop = True
+
+    trainer.add_callback(Count())
+    trainer.train()
+    return found[0]

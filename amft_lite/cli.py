@@ -1,4 +1,4 @@
-"""The command line: amft-lite run | evaluate | report | pretrain | study | bench."""
+"""The command line: amft-lite run | evaluate | report | pretrain | study | plan | bench."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.table import Table
 from amft_lite.config import (
     FIELDS,
     ConfigError,
+    ModelConfig,
     build,
     named_configs,
     parse_assignments,
@@ -51,15 +52,25 @@ def settings_help() -> str:
     return f"Change a setting, e.g. --set steps=60; may be repeated. Keys and defaults: {keys}"
 
 
+def open_run(folder: Path) -> Run:
+    """An existing run, of a tiny policy or of a real model. Raises RunError."""
+    from amft_lite.runs import Run
+    from amft_lite.trl_run import ModelRun
+
+    found = Run.open(folder)
+    return ModelRun(folder, found.config) if isinstance(found.config, ModelConfig) else found
+
+
 def print_summary(summary: dict) -> None:
     """The table base / after warm-up / after training; the report has further columns."""
-    from amft_lite.report import HEADINGS, summary_rows, table_note
+    from amft_lite.report import headings, summary_rows, table_note
 
     table = Table(title=f"{summary['method']}, seed {summary['seed']}", title_justify="left")
-    for place, heading in enumerate(HEADINGS[:3]):
+    shown = len(headings(summary)) - 2
+    for place, heading in enumerate(headings(summary)[:shown]):
         table.add_column(heading, justify="left" if place == 0 else "right")
     for row in summary_rows(summary):
-        table.add_row(*row[:3])
+        table.add_row(*row[:shown])
     console.print(table)
     console.print(table_note(summary), style="dim")
     mu = "mu: all warm-up"
@@ -151,14 +162,16 @@ def run(
     """
     from amft_lite.report import write_report
     from amft_lite.runs import Run, RunError, default_folder
+    from amft_lite.trl_run import ModelRun, process_index
 
+    console.quiet = bool(process_index())  # of several processes the first one speaks
     try:
         flags = {k: v for k, v in {"method": method, "seed": seed}.items() if v is not None}
         given = {**flags, **parse_assignments(set_ or [])}
         if resume:
             if out is None:
                 raise RunError("--resume needs --out FOLDER, the run to go on with.")
-            current = Run.open(out)
+            current = open_run(out)
             kept = vars(current.config)
             wanted = vars(build(kept, given))
             changed = [key for key in given if wanted[key] != kept[key]]
@@ -170,8 +183,11 @@ def run(
         else:
             settings = build(read_file(config), given)
             folder = out or default_folder(settings, Path(config).stem)
-            current = Run.create(folder, settings, overwrite)
+            kind = ModelRun if isinstance(settings, ModelConfig) else Run
+            current = kind.create(folder, settings, overwrite)
         summary = train_with_progress(current)
+        if process_index():
+            return
         write_report([current], current.folder / "report.html")
     except (ConfigError, RunError, FloatingPointError, OSError) as error:
         raise refuse(error) from None
@@ -183,7 +199,7 @@ def run(
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
     split: Annotated[
-        list[str] | None, typer.Option(help="A split; may be repeated. Default: test, ood_rule.")
+        list[str] | None, typer.Option(help="A split; may be repeated. Default: what runs report.")
     ] = None,
     prompts: Annotated[
         int, typer.Option(min=0, max=10**6, help="Problems a split; 0: all of them.")
@@ -194,28 +210,27 @@ def evaluate(
     examples: Annotated[int, typer.Option(min=0, max=1000, help="Also print so many answers.")] = 3,
 ) -> None:
     """Measure a finished run again: on all problems, on other splits, with more answers."""
-    from amft_lite.evaluation import answers
-    from amft_lite.evaluation import evaluate as measure
     from amft_lite.report import cell
-    from amft_lite.runs import Run, RunError, read_policy
+    from amft_lite.runs import RunError
+    from amft_lite.tasks import groups_word, reported_splits
 
     try:
-        current = Run.open(folder)
-        if not (folder / "model").is_dir():
-            raise RunError(f"{folder} has no trained model yet; finish it with --resume.")
-        policy, tokenizer = read_policy(folder / "model", RunError)
-        table = Table("split", "success", "greedy", "attempts@5", "problems", "multisets")
-        for name in split or ["test", "ood_rule"]:
-            found = measure(policy, tokenizer, current.task, name, prompts, samples).summary()
+        current = open_run(folder)
+        current.load()
+        table = Table(
+            "split", "success", "greedy", "attempts@5", "prompts", groups_word(current.task)
+        )
+        for name in split or reported_splits(current.task):
+            found = current.evaluate(name, prompts, samples).summary()
             table.add_row(
-                name, cell(found["success"]), cell(found["greedy"]),
+                name, cell(found["success"]), cell(found.get("greedy")),
                 cell(found.get("attempts_at_5")), str(found["prompts"]),
                 str(found["success"]["n"]),
             )  # fmt: skip
             console.print(f"{name}: {json.dumps(found['outcomes'])}", style="dim")
         console.print(table)
         for example in current.task.prompts((split or ["test"])[0], examples, 1):
-            text = answers(policy, tokenizer, current.task, [example], 1, 0.0, 0)[0][0]
+            text = current.answer(example)
             reason = current.task.reward(example, text).reason
             console.print(f"{example.prompt} {text}   [{reason}]", markup=False)
     except (RunError, ValueError, OSError) as error:
@@ -253,30 +268,31 @@ def pretrain(
     out: Annotated[Path | None, typer.Option(help="Folder; default under runs/bases/.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     format_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of chains in the order that is paid.")
+        float, typer.Option(min=0, max=1, help="Share of texts in the form that is paid.")
     ] = 0.01,
     seed: Annotated[int, typer.Option(min=0, max=10**12)] = 0,
-    task: Annotated[str, typer.Option(help="general_points or ..._classic.")] = "general_points",
+    task: Annotated[str, typer.Option(help="general_points, ..._classic, arithmetic.")] = (
+        "general_points"
+    ),
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a base in --out.")
     ] = False,
 ) -> None:
-    """Train a base model on random arithmetic under random rules, and print its bands.
+    """Train a base model on a task's own texts, and print its bands.
 
     format_share decides how sparse the reward is at the start: the base can do more than it is
     paid for.
     """
     import torch
 
-    from amft_lite.models import SIZES
     from amft_lite.pretrain import bands, recipe, save_base, timed_log
     from amft_lite.pretrain import pretrain as train
-    from amft_lite.tasks import REGISTRY
 
-    if size not in SIZES:
-        raise refuse(f"--size must be one of {', '.join(SIZES)}, not {size!r}.")
-    if not task.startswith("general_points") or task not in REGISTRY:
-        raise refuse(f"--task must be general_points or general_points_classic, not {task!r}.")
+    changes = {} if steps is None else {"steps": steps}
+    try:
+        config = recipe(size, task, seed=seed, format_share=format_share, **changes)
+    except ValueError as error:
+        raise refuse(f"{error}.") from None
     folder = out or Path("runs") / "bases" / f"{task}-{size}"
     if folder.exists() and not overwrite:
         raise refuse(f"{folder} exists; --overwrite replaces it, or name another --out.")
@@ -289,8 +305,6 @@ def pretrain(
     from rich.progress import Progress as Bar
 
     torch.set_num_threads(1)
-    changes = {} if steps is None else {"steps": steps}
-    config = recipe(size, task=task, seed=seed, format_share=format_share, **changes)
     log, note = timed_log()
     with Bar(console=console) as bar:
         job = bar.add_task("base", total=config.steps)
@@ -309,9 +323,11 @@ def pretrain(
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(help="quick: amft, sft, rl and placebo, 10 seeds.")],
+    name: Annotated[str, typer.Argument(help="quick, or arithmetic.")],
     out: Annotated[Path | None, typer.Option(help="Folder of runs; kept to go on with.")] = None,
-    seeds: Annotated[int, typer.Option(min=2, help="Seeds a method.")] = 10,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, help="Seeds a method; default: the study's own number.")
+    ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
 ) -> None:
     """Compare methods over seeds. Finished runs are kept, so a stopped study goes on."""
@@ -327,16 +343,69 @@ def study(
 
 
 @app.command()
+def plan(
+    config: Annotated[str, typer.Argument(help="A recipe's name, or a YAML file, with `model`.")],
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="So many GPUs instead of the recipe's `processes`.")
+    ] = None,
+    card: Annotated[
+        float | None, typer.Option(min=0.1, help="GB of one GPU: does it fit? Exit code 1 if not.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="gpu or cpu.")] = "gpu",
+    explain: Annotated[bool, typer.Option("--explain", help="Every formula, filled in.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for run.")
+    ] = None,
+) -> None:
+    """How much memory a run of a real model will take, before a card is rented for it.
+
+    Predicted from shapes, nothing is downloaded; checked against runs on a CPU, not on a GPU.
+    """
+    from amft_lite.plan import plan as predict
+    from amft_lite.plan import print_plan
+
+    if device not in ("gpu", "cpu"):
+        raise refuse(f"--device must be gpu or cpu, not {device!r}.")
+    try:
+        settings = build(read_file(config), parse_assignments(set_ or []))
+        if not isinstance(settings, ModelConfig):
+            raise ConfigError(
+                f"{config} trains a tiny policy, which fits anywhere; plan is for recipes with "
+                f"`model`."
+            )
+        found = predict(settings, gpus, device)
+    except ConfigError as error:
+        raise refuse(error) from None
+    if json_:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        print_plan(found, console, explain)
+    if card is not None:
+        needed = found.on_card(card)
+        fits = "fits" if needed <= card * 1e9 else "does not fit"
+        if not json_:
+            console.print(f"{needed / 1e9:.1f} GB: {fits} a card of {card:g} GB.")
+        if needed > card * 1e9:
+            raise typer.Exit(1)
+
+
+@app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="sampling: against model.generate.")],
-    repeats: Annotated[int, typer.Option(min=1, help="Alternating runs; the median counts.")] = 5,
+    what: Annotated[
+        str, typer.Argument(help="sampling: against model.generate; step: AMFTTrainer against TRL.")
+    ],
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Alternating runs; the median counts.")
+    ] = None,
 ) -> None:
     """Measure speed, one thread, as ratios within one run."""
     from amft_lite import benchmarks
 
-    if what != "sampling":
-        raise refuse(f"no benchmark is called {what!r}; known: sampling.")
-    benchmarks.sampling(repeats, console)
+    known = {"sampling": benchmarks.sampling, "step": benchmarks.step}
+    if what not in known:
+        raise refuse(f"no benchmark is called {what!r}; known: {', '.join(known)}.")
+    known[what](console=console, **({} if repeats is None else {"repeats": repeats}))
 
 
 def main() -> None:

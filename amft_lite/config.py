@@ -1,10 +1,11 @@
 """Every setting of a run, typed, with its reason and its source; unknown names are refused.
 
-Layers, later ones win: the defaults below, what the method brings along (`METHOD_DEFAULTS`), the
+Layers, later ones win: the defaults below, what the method brings along (`amft_lite.methods`), the
 YAML file, ``--set key=value``. One flat list of keys, so that a recipe is as short as its
-difference from the default.
+difference from the default. A run with the key `model` trains a real model through TRL; it has all
+of `RunConfig` and the keys of `ModelConfig` besides.
 
-Left out: settings of the large-model trainer.
+Left out: what belongs to the launcher, such as sharding (`configs/launch/`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import Any, Literal
 
 import yaml
 
+from amft_lite.methods import METHODS
 from amft_lite.tasks import REGISTRY
-from amft_lite.weighting import ENTROPY_FORMS, RULES, RuleOptions
+from amft_lite.weighting import ENTROPY_FORMS, RuleOptions
 
 CONFIGS = Path(__file__).parent / "configs"
 
-Method = Literal[tuple(RULES)]
+Method = Literal[tuple(METHODS)]
 TaskName = Literal[tuple(REGISTRY)]
 EntropyForm = Literal[ENTROPY_FORMS]
 
@@ -153,15 +155,67 @@ class RunConfig:
         return RuleOptions(**{name: getattr(self, name) for name in names})
 
 
-#: What a method brings along unless told otherwise.
-METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "rl": {"warmup_steps": 0},
-    "published": {"mu_start": 0.8, "meta_every": 20},
-    "official_code": {"mu_start": 0.8, "meta_every": 20},
-}
+@dataclass(frozen=True)
+class ModelConfig(RunConfig):
+    """A run of a real model through TRL. "ours" marks a choice that no source gives."""
+
+    model: str = "tiny"
+    """tiny (the task's base), smollm2 (`make smollm2`), a hub id, or a local folder."""
+    backend: Literal["transformers", "unsloth"] = "transformers"
+    """Who loads the model; unsloth is optional, faster on one GPU, and experimental here."""
+    quantization: Literal["none", "nf4"] = "none"
+    """nf4: frozen weights in 4 bits, doubly quantised (QLoRA, arXiv 2305.14314)."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of matrix products. auto: bfloat16 on a GPU of compute capability 8 or more, float16 on an
+    older one (T4), and on a CPU float32, or bfloat16 under nf4. Trained weights stay float32."""
+    lora_rank: int = 16
+    """r of the adapters on all linear layers but the output; 0 trains every weight (ours)."""
+    lora_alpha: int = 32
+    """Adapters count alpha / r times (ours: 2 r)."""
+    lora_dropout: float = 0.0
+    """0, so that the policy that samples is the one that learns (ours)."""
+    gradient_checkpointing: Literal["on", "off"] = "on"
+    """Forget activations between layers and compute them again: less memory, a third more time."""
+    max_prompt_tokens: int = 512
+    """Problems with longer prompts are left out (1024 in the LUFFY setting)."""
+    max_new_tokens: int = 0
+    """Longest answer, sampled or demonstrated, in tokens; 0 takes the task's own."""
+    accumulation: int = 1
+    """Micro-batches: rollouts, demonstrations and validation answers of a process are each taken in
+    so many backward passes. Changes memory, never the gradient."""
+    processes: int = 1
+    """Processes (one a GPU) that the launcher starts."""
+    lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """Of lr, after lr_warmup_steps (constant in the LUFFY setting)."""
+    lr_warmup_steps: int = 0
+    """Steps in which lr rises from 0; not Algorithm 1's warm-up, which is warmup_steps."""
+    chat: Literal["auto", "on", "off"] = "auto"
+    """Wrap prompts in the tokenizer's chat template; auto: where it has one."""
+    vllm: Literal["off", "colocate", "server"] = "off"
+    """Who samples: the model itself, or vLLM on the same GPUs or behind an address (TRL's)."""
+    vllm_memory: float = 0.3
+    """Share of each GPU that vLLM takes under colocate (TRL's default)."""
+    trust_remote_code: Literal["on", "off"] = "off"
+    """Let the hub repository's own Python run here. Rarely needed; read it first."""
+
+    def model_options(self) -> dict[str, Any]:
+        """The part of the settings that `real_models.load_model` reads, as its arguments."""
+        names = (
+            "task model backend quantization dtype lora_rank lora_alpha lora_dropout "
+            "gradient_checkpointing max_prompt_tokens max_new_tokens seed trust_remote_code"
+        ).split()
+        return {name: getattr(self, name) for name in names}
+
 
 FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
-_TYPES = typing.get_type_hints(RunConfig)
+MODEL_FIELDS = {f.name: f for f in dataclasses.fields(ModelConfig) if f.name not in FIELDS}
+_TYPES = typing.get_type_hints(ModelConfig)
+#: Settings of the plain loop that mean nothing beside `model`, and what to use instead.
+_NOT_WITH_MODEL = {
+    "base": "`model` names what to start from",
+    "micro_batch": "`accumulation` splits a step",
+    "threads": "the environment variable OMP_NUM_THREADS sets them",
+}
 _AT_LEAST = {
     "seed": 0, "demonstrations": 1, "steps": 1, "warmup_steps": 0, "sft_batch": 1,
     "prompts_per_step": 1, "rollouts_per_prompt": 2, "micro_batch": 0, "inner_epochs": 1,
@@ -169,18 +223,21 @@ _AT_LEAST = {
     "eval_samples": 1, "eval_every": 0, "curve_prompts": 1, "save_every": 1,
     "keep_checkpoints": 2, "threads": 1, "weight_decay": 0.0, "eta_mu": 0.0, "eta_entropy": 0.0,
     "entropy_beta": 0.0, "published_eta_mu": 0.0, "published_eta_entropy": 0.0,
+    "lora_rank": 0, "lora_alpha": 1, "max_prompt_tokens": 1, "max_new_tokens": 0,
+    "accumulation": 1, "processes": 1, "lr_warmup_steps": 0,
 }  # fmt: skip
 #: Numbers above these (a million for all others) are slips of the pen, and would only fail later.
-_AT_MOST = {"seed": 10**12, "threads": 1024, "lr": 10.0, "value_lr": 10.0, "clip_range": 100.0}
+_AT_MOST = {"seed": 10**12, "threads": 1024, "lr": 10.0, "value_lr": 10.0, "clip_range": 100.0,
+            "lora_rank": 4096, "processes": 10_000}  # fmt: skip
 _ABOVE_ZERO = {
     "temperature", "lr", "max_grad_norm", "clip_range", "value_lr", "max_change", "width",
-    "published_lr",
+    "published_lr", "vllm_memory",
 }  # fmt: skip
 _SHARES = {
     "mu_start", "mu_min", "mu_max", "gamma", "gae_lambda", "ema_gradients", "ema_utility",
-    "switch",
+    "switch", "vllm_memory",
 }  # fmt: skip
-_BELOW_ONE = {"beta1", "beta2"}
+_BELOW_ONE = {"beta1", "beta2", "lora_dropout"}
 
 
 def _suggest(word: str, known: typing.Iterable[str]) -> str:
@@ -199,8 +256,8 @@ def _typed(key: str, value: Any) -> Any:
             raise ConfigError(f"{key} must be {word}, not {value!r}.") from None
     if typing.get_origin(kind) is Literal:
         allowed = typing.get_args(kind)
-        if value is False and "off" in allowed:  # YAML 1.1 reads a bare `off` as false
-            value = "off"
+        if isinstance(value, bool) and "off" in allowed:  # YAML 1.1 reads a bare `off` as false
+            value = "on" if value else "off"
         if value not in allowed:
             hint = _suggest(str(value), allowed)
             raise ConfigError(f"{key} must be one of {', '.join(allowed)}, not {value!r}{hint}")
@@ -233,7 +290,9 @@ def _checked(key: str, value: Any) -> Any:
 
 
 def build(*layers: dict[str, Any]) -> RunConfig:
-    """A RunConfig from dicts, later ones winning; the method's own defaults lie beneath them all.
+    """Settings from dicts, later ones winning; the method's own defaults lie beneath them all.
+
+    A `ModelConfig` where `model` is given and not empty, else a `RunConfig`.
 
     Raises:
         ConfigError: unknown key, wrong type, impossible value, or values that contradict.
@@ -241,12 +300,22 @@ def build(*layers: dict[str, Any]) -> RunConfig:
     given: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
-            if key not in FIELDS:
-                hint = _suggest(str(key), FIELDS) or "; `amft-lite run --help` lists the keys."
+            if key not in _TYPES:
+                hint = _suggest(str(key), _TYPES) or "; `amft-lite run --help` lists the keys."
                 raise ConfigError(f"there is no setting called {key!r}{hint}")
             given[key] = _checked(key, value)
     method = given.get("method", RunConfig.method)
-    config = RunConfig(**{**METHOD_DEFAULTS.get(method, {}), **given})
+    given = {**METHODS[method].defaults, **given}
+    if given.get("model"):
+        config = ModelConfig(**given)
+        _check_model(config)
+    else:
+        given.pop("model", None)
+        if stray := [key for key in given if key in MODEL_FIELDS]:
+            raise ConfigError(
+                f"{stray[0]} belongs to runs of a real model; name one, e.g. --set model=smollm2."
+            )
+        config = RunConfig(**given)
     if config.warmup_steps > config.steps:
         raise ConfigError(
             f"warmup_steps ({config.warmup_steps}) must not exceed steps ({config.steps})."
@@ -261,6 +330,21 @@ def build(*layers: dict[str, Any]) -> RunConfig:
     if method == "entropy_only" and config.entropy_form == "gradient":
         raise ConfigError("entropy_only has no utility for entropy_form gradient to act through.")
     return config
+
+
+def _check_model(c: ModelConfig) -> None:
+    """What settings of a real model demand of each other."""
+    for key, instead in _NOT_WITH_MODEL.items():
+        if getattr(c, key) != FIELDS[key].default:
+            raise ConfigError(f"{key} has no meaning in runs with `model`: {instead}.")
+    if c.quantization == "nf4" and c.lora_rank == 0:
+        raise ConfigError("4-bit weights cannot be trained; quantization nf4 needs lora_rank >= 1.")
+    rollouts, parts = c.prompts_per_step * c.rollouts_per_prompt, c.accumulation * c.processes
+    if rollouts % parts:
+        raise ConfigError(
+            f"prompts_per_step x rollouts_per_prompt ({rollouts}) must be a multiple of "
+            f"accumulation x processes ({parts}), so that micro-batches are of one size."
+        )
 
 
 def named_configs() -> list[str]:

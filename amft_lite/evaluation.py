@@ -32,7 +32,7 @@ class Evaluation:
 
     @property
     def success(self) -> Interval:
-        """Share of right answers; the interval is over groups (value multisets)."""
+        """Share of right answers; the interval is over the task's groups."""
         return cluster_bootstrap(self.correct, [self.samples] * len(self.correct), self.groups)
 
     @property
@@ -90,18 +90,30 @@ def evaluate(
     examples = task.prompts(split, None, seed)
     examples = examples[:prompts] if prompts else examples
     drawn = answers(policy, tokenizer, task, examples, samples, 1.0, seed)
+    first = []
+    if greedy:
+        likeliest = answers(policy, tokenizer, task, examples, 1, 0.0, seed)
+        first = [texts[0] for texts in likeliest]
+    return graded(task, split, examples, drawn, first)
+
+
+def graded(
+    task: Task,
+    split: str,
+    examples: Sequence[Example],
+    drawn: Sequence[Sequence[str]],
+    likeliest: Sequence[str] = (),
+) -> Evaluation:
+    """The evaluation of texts: as many in `drawn` for each example, and one each in `likeliest`."""
     outcomes: Counter[str] = Counter()
     correct = []
     for example, texts in zip(examples, drawn, strict=True):
         rewards = [task.reward(example, text) for text in texts]
         outcomes.update(reward.reason for reward in rewards)
         correct.append(sum(reward.correct for reward in rewards))
-    first = []
-    if greedy:
-        likeliest = answers(policy, tokenizer, task, examples, 1, 0.0, seed)
-        first = [
-            int(task.reward(e, texts[0]).correct)
-            for e, texts in zip(examples, likeliest, strict=True)
-        ]
+    greedy = []
+    if likeliest:
+        pairs = zip(examples, likeliest, strict=True)
+        greedy = [int(task.reward(example, text).correct) for example, text in pairs]
     groups = [example.group for example in examples]
-    return Evaluation(split, samples, correct, groups, first, dict(outcomes))
+    return Evaluation(split, len(drawn[0]), correct, groups, greedy, dict(outcomes))

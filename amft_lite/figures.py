@@ -149,12 +149,15 @@ def success_figure(curves: dict[str, Sequence[Line]], warmup_steps: int = 0) -> 
     """Held-out success against steps; one run, or several by name. Bands: 95 % over multisets."""
     figure = new_figure("Held-out success", "training step", "share of right answers")
     for place, (name, curve) in enumerate(curves.items()):
-        for split, dash in (("test", "solid"), ("ood_rule", "dash")):
+        splits = [key for key in curve[0] if key != "step"]
+        for split, dash in zip(splits, ("solid", "dash", "dot", "dashdot"), strict=False):
             shade = colour(name, place) if len(curves) > 1 or split == "test" else PALETTE[4]
             steps = [point["step"] for point in curve]
             low = [point[split]["low"] for point in curve]
             high = [point[split]["high"] for point in curve]
-            label = {"test": "same rule", "ood_rule": "new rule"}[split]
+            label = split
+            if "ood_rule" in splits:
+                label = {"test": "same rule", "ood_rule": "new rule"}[split]
             if len(curves) == 1 or split == "test":
                 add_band(figure, steps, low, high, shade, f"{name} band")
             figure.add_scatter(

@@ -3,7 +3,7 @@
 Because they are ordinary `PreTrainedTokenizerFast` and `LlamaForCausalLM`, everything here also
 works on a real checkpoint; only the sizes differ.
 
-Left out: hub models, LoRA and 4-bit.
+Left out: hub models, LoRA and 4-bit (`amft_lite.real_models`).
 """
 
 from __future__ import annotations

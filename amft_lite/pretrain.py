@@ -1,28 +1,27 @@
-"""The base model: a tiny Llama that can read rules and do arithmetic, but does not play the game.
+"""The base model: a tiny Llama pretrained on a task's own texts, which has the skill unpaid.
 
-It stands in for what a pretrained language model brings along. It sees random chains of
-arithmetic under random rules:
+It stands in for what a pretrained language model brings along. What it reads is the task's matter:
+the module named by `TaskEntry.pretraining` holds
 
-* the rules 10/10/10 (training) and 11/12/13 (`ood_rule`) never occur, so rule reading is a skill;
-* in 30 % of the chains the prompt's target is the result the chain happens to reach, which leaves
-  a latent ability to aim; a value multiset of validation or test never has such a target
-  (those of `ood_rule` may have it, under other rules: what is new there is the rule);
-* 99 % of the chains are in *draft* order, ``a b op = c``; only `format_share` = 1 % are in the
-  order the verifier accepts, ``a op b = c``. This one number decides how sparse the reward is at
-  the start: the base can do much more than it is paid for.
+    texts(task, informative, format_share, rng)   an endless stream of (prompt, completion)
+    RECIPES    size -> the settings of `PretrainConfig` that this task and size want
+    BANDS      name -> (lowest, highest): what a base must look like for the task to be worth it
+    CHECKS     name -> (split, does this answer count?): how each band is measured
 
-Left out: any text but these chains.
+Left out: any text but a task's.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -30,88 +29,45 @@ from amft_lite.evaluation import answers
 from amft_lite.models import completion_logits, tiny_llama, token_logps, word_tokenizer
 from amft_lite.objectives import sft_loss
 from amft_lite.provenance import provenance
-from amft_lite.tasks.general_points import (
-    ID_RULE,
-    OOD_RULE,
-    RANKS,
-    GeneralPoints,
-    card_values,
-    group_name,
-    next_steps,
-    prompt_text,
-    verify,
-)
-
-#: size -> (steps, learning rate). More steps make a base with which RL alone does as well as any
-#: mix; a wider model learns faster a step and wants a lower rate. 0.2M is shipped; 0.8M ended in
-#: its bands (.0005, .093, .961); 2.7M read too few cards after 400 steps (.0005, .085, .864), and
-#: its longer recipe has not been run to the end.
-RECIPES = {"0.2M": (1200, 4e-3), "0.8M": (600, 2e-3), "2.7M": (550, 1.3e-3)}
+from amft_lite.tasks import REGISTRY, load_task
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """The recipe of a base."""
+    """The recipe of a base; `recipe()` fills in what a task and a size want."""
 
     task: str = "general_points"
     size: str = "0.2M"
     seed: int = 0
-    steps: int = RECIPES["0.2M"][0]
+    steps: int = 1200
     batch: int = 256
-    lr: float = RECIPES["0.2M"][1]  # 100 steps of warm-up, then a cosine to a tenth
-    informative: float = 0.30  # share of chains whose target is their result
-    format_share: float = 0.01  # share of chains in the expert's order
+    lr: float = 4e-3  # 100 steps of warm-up, then a cosine to a tenth
+    informative: float = 0.30  # share of texts whose working leads to what the prompt asks
+    format_share: float = 0.01  # share of texts in the form that is paid
 
 
-def recipe(size: str = "0.2M", **changes) -> PretrainConfig:
-    """The recipe for a size, with `changes`."""
-    steps, lr = RECIPES[size]
-    return PretrainConfig(**{"size": size, "steps": steps, "lr": lr, **changes})
+def curriculum(task: str) -> ModuleType:
+    """The module that says how to pretrain a base for `task`.
+
+    Raises:
+        ValueError: the task has none.
+    """
+    having = [name for name, entry in REGISTRY.items() if entry.pretraining]
+    if task not in having:
+        raise ValueError(f"bases are pretrained for {', '.join(having)}, not for {task!r}")
+    return importlib.import_module(REGISTRY[task].pretraining)
 
 
-def held_out_groups(task: GeneralPoints) -> set[str]:
-    """The multisets whose targets a base must never have seen reached: validation and test."""
-    return {group_name(g) for split in ("validation", "test") for g, _ in task.problems(split)}
+def recipe(size: str = "0.2M", task: str = "general_points", **changes) -> PretrainConfig:
+    """The recipe for a task and size, with `changes`.
 
-
-def random_rule(rng: random.Random) -> tuple[int, int, int]:
-    """Values of J, Q, K in 2..13, equal ones 40 % of the time; never one of the game's rules."""
-    while True:
-        if rng.random() < 0.4:
-            rule = (rng.randint(2, 13),) * 3
-        else:
-            rule = (rng.randint(2, 13), rng.randint(2, 13), rng.randint(2, 13))
-        if rule not in (ID_RULE, OOD_RULE):
-            return rule
-
-
-def chains(
-    task: GeneralPoints, config: PretrainConfig, rng: random.Random
-) -> Iterator[tuple[str, str]]:
-    """An endless stream of (prompt, completion)."""
-    held_out = held_out_groups(task)
-    while True:
-        informative = rng.random() < config.informative
-        while True:
-            rule = random_rule(rng)
-            cards = [rng.choice(RANKS) for _ in range(task.cards)]
-            values = card_values(cards, rule)
-            numbers, steps = values, []
-            while len(numbers) > 1:
-                step, numbers = rng.choice(next_steps(numbers))
-                steps.append(step)
-            result = numbers[0]
-            if not informative:
-                target = rng.choice([t for t in range(10, 51) if t != result])
-                break
-            if 10 <= result <= 50 and group_name(values) not in held_out:
-                target = result
-                break
-        if rng.random() < config.format_share:
-            lines = [str(step) for step in steps]
-        else:
-            lines = [f"{s.left} {s.right} {s.operator} = {s.result}" for s in steps]
-        yield prompt_text(cards, target, rule), " ".join([*map(str, values), *lines])
+    Raises:
+        ValueError: there is none for that task, or for that size of it.
+    """
+    known = curriculum(task).RECIPES
+    if size not in known:
+        raise ValueError(f"bases of {task} come in the sizes {', '.join(known)}, not {size!r}")
+    return PretrainConfig(**{"task": task, "size": size, **known[size], **changes})
 
 
 def learning_rate(step: int, config: PretrainConfig) -> float:
@@ -120,6 +76,25 @@ def learning_rate(step: int, config: PretrainConfig) -> float:
         return config.lr * (step + 1) / 100
     progress = (step - 100) / max(1, config.steps - 100)
     return config.lr * (0.55 + 0.45 * math.cos(math.pi * progress))
+
+
+def padded(
+    pairs: list[tuple[str, str]], tokenizer
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(prompt, completion) texts as ids and attention [B, L + T], and the answers' mask [B, T].
+
+    Prompts are left-padded, answers right-padded, their end-of-text included. An unknown word is
+    a KeyError: no text may be of words that the task does not have.
+    """
+    table, pad = tokenizer.get_vocab(), tokenizer.pad_token_id
+    prompts = [[table[w] for w in prompt.split()] for prompt, _ in pairs]
+    ends = [[*(table[w] for w in text.split()), tokenizer.eos_token_id] for _, text in pairs]
+    L, T = max(map(len, prompts)), max(map(len, ends))
+    ids = [[pad] * (L - len(p)) + p + a + [pad] * (T - len(a))
+           for p, a in zip(prompts, ends, strict=True)]  # fmt: skip
+    mask = torch.tensor([[1] * len(a) + [0] * (T - len(a)) for a in ends])
+    before = torch.tensor([[0] * (L - len(p)) + [1] * len(p) for p in prompts])
+    return torch.tensor(ids), torch.cat((before, mask), 1), mask
 
 
 def pretrain(
@@ -131,19 +106,17 @@ def pretrain(
 
     `stop_after` ends early without changing the recipe's schedule: its first steps repeat.
     """
-    task = GeneralPoints("classic" if config.task.endswith("classic") else "lite")
+    lessons, task = curriculum(config.task), load_task(config.task)
     tokenizer = word_tokenizer(task)
     model = tiny_llama(len(tokenizer), config.size, config.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95))
-    stream = chains(task, config, random.Random(config.seed))
-    table = tokenizer.get_vocab()
+    source = random.Random(config.seed)
+    stream = lessons.texts(task, config.informative, config.format_share, source)
     for step in range(config.steps if stop_after is None else stop_after):
-        pairs = [next(stream) for _ in range(config.batch)]
-        rows = [[table[w] for w in f"{p} {c}".split()] + [tokenizer.eos_token_id] for p, c in pairs]
-        ids = torch.tensor(rows)  # chains of one task are all of one length
-        logits = completion_logits(model, ids, torch.ones_like(ids), task.max_new_tokens)
-        logps = token_logps(logits, ids[:, -task.max_new_tokens :])
-        loss = sft_loss(logps, torch.ones_like(logps))
+        ids, attention, mask = padded([next(stream) for _ in range(config.batch)], tokenizer)
+        length = mask.shape[1]
+        logits = completion_logits(model, ids, attention, length)
+        loss = sft_loss(token_logps(logits, ids[:, -length:]), mask)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
         optimizer.zero_grad()
@@ -155,30 +128,17 @@ def pretrain(
     return model.eval(), tokenizer
 
 
-#: What a base must look like for the game to be worth playing: name -> (lowest, highest).
-BANDS = {
-    "success": (0.0, 0.02),  # graded as in training
-    "success_with_drafts": (0.05, 0.15),  # had the draft order been paid too: latent ability
-    "values_read_right": (0.95, 1.0),  # under 11/12/13, a rule never seen
-}
-
-
 def bands(model, tokenizer, config: PretrainConfig, prompts: int = 2000) -> dict[str, float]:
-    """The three shares of `BANDS`, over `prompts` draws each: of validation problems (a base may be
-    chosen by them, not by test) for the first two, of `ood_rule` for the last."""
-    task = GeneralPoints("classic" if config.task.endswith("classic") else "lite")
-    hands = task.prompts("validation", prompts)
-    texts = [t[0] for t in answers(model, tokenizer, task, hands, 1, 1.0, seed=0)]
-    graded = [(verify(t, h).correct, verify(t, h, draft=True).correct)
-              for t, h in zip(texts, hands, strict=True)]  # fmt: skip
-    unseen = task.prompts("ood_rule", prompts)
-    read = [t[0].split()[: task.cards] == [str(v) for v in h.values]
-            for t, h in zip(answers(model, tokenizer, task, unseen, 1, 1.0, seed=0), unseen,
-                            strict=True)]  # fmt: skip
+    """The shares of the task's BANDS, over one draw to each of `prompts` prompts of a split."""
+    lessons, task = curriculum(config.task), load_task(config.task)
+    drawn = {}
+    for split in dict.fromkeys(split for split, _ in lessons.CHECKS.values()):
+        examples = task.prompts(split, prompts)
+        said = answers(model, tokenizer, task, examples, 1, 1.0, seed=0)
+        drawn[split] = [(e, texts[0]) for e, texts in zip(examples, said, strict=True)]
     return {
-        "success": sum(paid for paid, _ in graded) / len(graded),
-        "success_with_drafts": sum(paid or draft for paid, draft in graded) / len(graded),
-        "values_read_right": sum(read) / len(read),
+        name: sum(counts(e, text) for e, text in drawn[split]) / prompts
+        for name, (split, counts) in lessons.CHECKS.items()
     }
 
 

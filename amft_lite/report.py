@@ -31,6 +31,9 @@ READING = {
     "success": "Share of right answers to problems never trained on. Solid: the training rule, "
     "J=Q=K=10. Dashed: the rule 11, 12, 13, never trained on. Bands resample value multisets "
     "(95 %). One run shows that something was learned, not what made it so.",
+    "success by split": "Share of right answers to problems never trained on. Solid: problems of "
+    "the kinds trained on. Other lines: kinds never trained on. Bands resample problems (95 %). "
+    "One run shows that something was learned, not what made it so.",
     "mu": "1 is pure imitation, 0 pure exploration. Orange markers, where there are any: the meta "
     "signal of one update, above 0 where more imitation would have helped validation reward. A "
     "controller that did nothing would leave the line flat.",
@@ -49,37 +52,37 @@ def cell(fact: dict[str, Any] | None) -> str:
     return f"{fact['mean']:.3f} [{fact['low']:.3f}, {fact['high']:.3f}]"
 
 
+def headings(summary: dict[str, Any]) -> tuple[str, ...]:
+    """Of `summary_rows`: every split that the run was measured on, and more about `test`."""
+    notes = {"ood_rule": "ood_rule (new rule)"}
+    splits = [notes.get(split, split) for split in summary["splits"]["final"]]
+    return ("", *splits, "test, greedy", "test, attempts@5")
+
+
 def summary_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
-    """(phase, test, ood_rule, test greedy, test attempts@5) for each phase of a finished run."""
+    """(phase, each split, test greedy, test attempts@5) for each phase of a finished run."""
     names = {"base": "base", "warm-up": "after warm-up", "final": f"after {summary['method']}"}
     rows = []
     for phase in PHASES:
         found = summary["splits"].get(phase)
         if found:
-            test, other = found["test"], found["ood_rule"]
-            rows.append(
-                (
-                    names[phase],
-                    cell(test["success"]),
-                    cell(other["success"]),
-                    cell(test.get("greedy")),
-                    cell(test.get("attempts_at_5")),
-                )
-            )
+            test = found["test"]
+            more = (cell(test.get("greedy")), cell(test.get("attempts_at_5")))
+            rows.append((names[phase], *(cell(of["success"]) for of in found.values()), *more))
     return rows
-
-
-HEADINGS = ("", "test", "ood_rule (new rule)", "test, greedy", "test, attempts@5")
 
 
 def table_note(summary: dict[str, Any]) -> str:
     """What the figures of the table rest on."""
     final = summary["splits"]["final"]
-    test, other = final["test"], final["ood_rule"]
+    groups = summary.get("groups", "value multisets")
+    first, *others = [
+        f"{split}: {found['prompts']} of {found['success']['n']}" for split, found in final.items()
+    ]
+    first = first.replace(" of ", " prompts of ") + f" {groups.split()[-1]}"
     return (
-        f"Share of right answers, 95 % interval over value multisets (test: {test['prompts']} "
-        f"prompts of {test['success']['n']} multisets; ood_rule: {other['prompts']} of "
-        f"{other['success']['n']}), {test['samples_per_prompt']} answers each, temperature 1."
+        f"Share of right answers, 95 % interval over {groups} ({'; '.join([first, *others])}), "
+        f"{final['test']['samples_per_prompt']} answers each, temperature 1."
     )
 
 
@@ -91,12 +94,12 @@ def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def html_figure(name: str, figure: go.Figure, first: bool) -> str:
+def html_figure(name: str, figure: go.Figure, first: bool, reading: str) -> str:
     drawn = pio.to_html(
         figure, include_plotlyjs=first, full_html=False, div_id=f"figure-{name}",
         config={"displaylogo": False, "responsive": True},
     )  # fmt: skip
-    return f"{drawn}<p class='note'><b>How to read it.</b> {html.escape(READING[name])}</p>"
+    return f"{drawn}<p class='note'><b>How to read it.</b> {html.escape(READING[reading])}</p>"
 
 
 def label(run: Run, runs: Sequence[Run]) -> str:
@@ -164,12 +167,14 @@ def write_report(runs: Sequence[Run], path: Path) -> Path:
             parts.append(f"<h2>{html.escape(name)}</h2>")
         summary = run.summary
         if summary:
-            parts.append(html_table(HEADINGS, summary_rows(summary)))
+            parts.append(html_table(headings(summary), summary_rows(summary)))
             parts.append(f"<p class='note'>{html.escape(table_note(summary))}</p>")
         else:
             parts.append(f"<p>Not finished: {len(run.metrics)} of {run.config.steps} steps.</p>")
     for place, (name, figure) in enumerate(drawn.items()):
-        parts.append(html_figure(name, figure, first=place == 0))
+        rules = any("ood_rule" in run.task.splits for run in runs)
+        reading = "success by split" if name == "success" and not rules else name
+        parts.append(html_figure(name, figure, place == 0, reading))
     parts.append("<h2>How these numbers were made</h2>")
     for name, run in named.items():
         settings = (run.folder / "config.yaml").read_text(encoding="utf-8")

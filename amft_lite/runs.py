@@ -30,12 +30,12 @@ import torch
 
 from amft_lite import checkpoint
 from amft_lite.config import ConfigError, RunConfig, build, read_file, to_yaml
-from amft_lite.evaluation import Evaluation, evaluate
+from amft_lite.evaluation import Evaluation, answers, evaluate
 from amft_lite.loop import AMFT
 from amft_lite.models import base_folder, load_policy
 from amft_lite.provenance import provenance
 from amft_lite.sampling import check_model
-from amft_lite.tasks import Task, load_task
+from amft_lite.tasks import Example, Task, groups_word, load_task, reported_splits
 
 #: All that a run writes; `--overwrite` removes nothing else.
 CONTENTS = (
@@ -200,7 +200,7 @@ class Run:
                     f"--overwrite, or name another --out."
                 )
         run = cls(folder, config)
-        load_base(config, run.task)  # fails before anything is touched
+        run.check_start()  # fails before anything is touched
         folder.mkdir(parents=True, exist_ok=True)
         run.lock()
         for name in CONTENTS:
@@ -224,6 +224,10 @@ class Run:
         except ConfigError as error:
             raise RunError(f"{folder / 'config.yaml'} cannot be used: {error}") from None
 
+    def check_start(self) -> None:
+        """Raise ConfigError where these settings have nothing to start from."""
+        load_base(self.config, self.task)
+
     # --- reading ---------------------------------------------------------------------------------
 
     @property
@@ -238,6 +242,16 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """None while the run is not finished."""
         return read_json(self.folder / "summary.json")
+
+    def load(self) -> None:
+        """The trained policy of a finished run, ready for `evaluate`.
+
+        Raises:
+            RunError: there is none yet, or it cannot be read.
+        """
+        if not (self.folder / "model").is_dir():
+            raise RunError(f"{self.folder} has no trained model yet; finish it with --resume.")
+        self.policy, self.tokenizer = read_policy(self.folder / "model", RunError)
 
     # --- training --------------------------------------------------------------------------------
 
@@ -261,9 +275,9 @@ class Run:
         self.phases()  # a damaged file of results is better known now than at the end
         c = self.config
         torch.set_num_threads(c.threads)
-        policy, tokenizer = load_base(c, self.task)
+        self.policy, self.tokenizer = load_base(c, self.task)
         try:
-            self.loop = AMFT(policy, tokenizer, self.task, c)
+            self.loop = AMFT(self.policy, self.tokenizer, self.task, c)
         except ValueError as error:
             raise ConfigError(str(error)) from None
         for path in damaged:
@@ -310,10 +324,14 @@ class Run:
         """Evaluate, and write what others read."""
         self.evaluate_phase("final")
         measured = {point["step"] for point in self.curve}
-        if self.config.eval_every and self.loop.step not in measured:
+        if self.config.eval_every and self.step not in measured:
             self.measure_curve()
-        self.loop.policy.save_pretrained(self.folder / "model")
-        self.loop.tokenizer.save_pretrained(self.folder / "model")
+        self.policy.save_pretrained(self.folder / "model")
+        self.tokenizer.save_pretrained(self.folder / "model")
+        return self.write_summary()
+
+    def write_summary(self) -> dict[str, Any]:
+        """summary.json, from what the other files hold."""
         lines = self.metrics
         mixed = [line["mu"] for line in lines if line["phase"] != "warm-up"]
         totals = {
@@ -328,11 +346,17 @@ class Run:
             "method": self.config.method,
             "seed": self.config.seed,
             "steps": self.config.steps,
+            "groups": groups_word(self.task),
             "splits": {p: self.phases().get(p) for p in PHASES},
             **totals,
         }
-        write_text(self.folder / "summary.json", to_json(summary, indent=2) + "\n")
+        self.write("summary.json", to_json(summary, indent=2) + "\n")
         return summary
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self.loop.step
 
     @property
     def checkpoints(self) -> Path:
@@ -377,36 +401,42 @@ class Run:
 
     # --- measuring -------------------------------------------------------------------------------
 
-    def evaluate(self, policy, tokenizer, split: str, prompts: int, samples: int) -> Evaluation:
-        return evaluate(policy, tokenizer, self.task, split, prompts, samples)
+    def evaluate(self, split: str, prompts: int, samples: int, greedy: bool = True) -> Evaluation:
+        """Grade the policy as it is now."""
+        return evaluate(self.policy, self.tokenizer, self.task, split, prompts, samples, greedy)
+
+    def answer(self, example: Example) -> str:
+        """One answer, to look at: the likeliest."""
+        return answers(self.policy, self.tokenizer, self.task, [example], 1, 0.0, 0)[0][0]
 
     def phases(self) -> dict[str, Any]:
         """phase -> split -> what was measured."""
         return read_json(self.folder / "evaluations.json") or {}
 
     def evaluate_phase(self, phase: str) -> None:
-        c, loop = self.config, self.loop
+        c = self.config
         result = {
-            split: self.evaluate(
-                loop.policy, loop.tokenizer, split, c.eval_prompts, c.eval_samples
-            ).summary()
-            for split in ("test", "ood_rule")
+            split: self.evaluate(split, c.eval_prompts, c.eval_samples).summary()
+            for split in reported_splits(self.task)
         }
         text = to_json({**self.phases(), phase: result}, indent=2)
-        write_text(self.folder / "evaluations.json", text + "\n")
+        self.write("evaluations.json", text + "\n")
 
     def measure_curve(self) -> float:
         """A quick look at held-out success; returns that on test."""
-        c, loop = self.config, self.loop
-        point: dict[str, Any] = {"step": loop.step}
-        for split in ("test", "ood_rule"):
-            found = evaluate(
-                loop.policy, loop.tokenizer, self.task, split, c.curve_prompts, 4, greedy=False
-            )
+        point: dict[str, Any] = {"step": self.step}
+        for split in reported_splits(self.task):
+            found = self.evaluate(split, self.config.curve_prompts, 4, greedy=False)
             point[split] = asdict(found.success)
-        with open(self.folder / "curve.jsonl", "a", encoding="utf-8") as file:
-            file.write(to_json(point) + "\n")
+        self.write("curve.jsonl", to_json(point) + "\n", append=True)
         return point["test"]["mean"]
+
+    def write(self, name: str, text: str, append: bool = False) -> None:
+        """Write a file of the folder whole, or add lines to it."""
+        if not append:
+            return write_text(self.folder / name, text)
+        with open(self.folder / name, "a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def default_folder(config: RunConfig, recipe: str) -> Path:

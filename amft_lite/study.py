@@ -1,4 +1,5 @@
-"""Methods compared over seeds. `quick` is the first one: does AMFT beat its two halves?
+"""Methods compared over seeds. `quick`: does AMFT beat its two halves on General Points?
+`arithmetic`: the same question on maths lite, and against the two-stage SFT -> RL.
 
 Each (method, seed) is an ordinary run folder, trained in a process of its own; finished ones are
 kept, so a stopped study goes on where it was. The result is one JSON file with every run's
@@ -9,7 +10,13 @@ Rules of judgement, fixed before the first result: success on `test` of the fina
 if Student's 95 % interval over seeds leaves out 0. Seed 0 was used to choose the base and is not
 among the seeds.
 
-Left out: aggregate statistics over tasks, tuning of rivals.
+`arithmetic` is judged in the same way, over 5 seeds, also on its three `ood_` splits. Before that,
+each method's learning rate is chosen: the same three values for every method, seed 0, the highest
+success on `validation` (mean of 8 draws on each of its problems; equal ones: the smaller rate).
+`rl` keeps its default of no warm-up, the others have the recipe's. (AMFT's controller reads
+rewards of validation problems in training, so its own choice rests on the less fresh figure.)
+
+Left out: aggregate statistics over tasks; tuning of anything but the learning rate.
 """
 
 from __future__ import annotations
@@ -19,45 +26,64 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from amft_lite.config import build
+from amft_lite.config import build, read_file
 from amft_lite.models import DATA
 from amft_lite.provenance import provenance
 from amft_lite.runs import Run, write_text
 from amft_lite.statistics import Interval, mean_interval
 
-#: study -> (methods, first seed, settings of every run)
-STUDIES: dict[str, tuple[tuple[str, ...], int, dict[str, Any]]] = {
-    "quick": (("amft", "sft", "rl", "placebo"), 1, {"eval_every": 0}),
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared: the first method with each other one."""
+
+    methods: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)  #: of every run
+    recipe: str = "lite"
+    first_seed: int = 1
+    seeds: int = 10
+    rates: tuple[float, ...] = ()  #: where there are some, each method's lr is chosen among them
+
+
+STUDIES: dict[str, Study] = {
+    "quick": Study(("amft", "sft", "rl", "placebo"), {"eval_every": 0}),
+    "arithmetic": Study(
+        ("amft", "sft", "rl", "sft_then_rl"),
+        {"eval_every": 0},
+        recipe="arithmetic_lite",
+        seeds=5,
+        rates=(2e-4, 5e-4, 1e-3),
+    ),
 }
+SWEEP_SEED = 0
 
 
 def train_all(
-    jobs: list[tuple[str, int, Path]], settings: dict, processes: int, console: Console
+    jobs: list[tuple[Path, dict[str, Any]]], recipe: str, processes: int, console: Console
 ) -> None:
-    """Train every (method, seed, folder), `processes` at a time."""
+    """Train every (folder, settings), `processes` at a time."""
     from rich.progress import Progress as Bar
 
-    assignments = [f"{key}={value}" for key, value in settings.items()]
     waiting, running = list(jobs), {}
     with Bar(console=console) as bar:
         task = bar.add_task("runs", total=len(jobs))
         try:
             while waiting or running:
                 while waiting and len(running) < processes:
-                    method, seed, folder = waiting.pop(0)
+                    folder, settings = waiting.pop(0)
                     command = [sys.executable, "-m", "amft_lite.cli", "run", "--out", str(folder)]
                     if (folder / "config.yaml").is_file():
                         command += ["--resume"]
                     else:
-                        command += ["--method", method, "--seed", str(seed)]
-                        command += [word for a in assignments for word in ("--set", a)]
+                        command += ["--config", recipe]
+                        command += [w for k, v in settings.items() for w in ("--set", f"{k}={v}")]
                     log = open(folder.with_suffix(".log"), "w")  # noqa: SIM115
                     process = subprocess.Popen(
                         command, stdout=log, stderr=subprocess.STDOUT,
@@ -79,19 +105,50 @@ def train_all(
                 log.close()
 
 
-def collect(name: str, folders: dict[tuple[str, int], Path]) -> dict[str, Any]:
-    """The result of a finished study."""
-    runs = []
+def choose_rates(
+    study: Study, out: Path, processes: int, console: Console
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Each method's lr, and the figures that it was chosen by."""
+    places = {(m, lr): out / f"sweep-{m}-lr{lr:g}" for m in study.methods for lr in study.rates}
+    common = {"seed": SWEEP_SEED, **study.settings, "eval_prompts": 8}  # test is not looked at
+    jobs = [
+        (folder, {"method": method, "lr": lr, **common})
+        for (method, lr), folder in places.items()
+        if not (folder / "summary.json").is_file()
+    ]
+    train_all(jobs, study.recipe, processes, console)
+    sweep = []
+    for (method, lr), folder in places.items():
+        kept = folder / "validation.json"
+        if not kept.is_file():
+            run = Run.open(folder)
+            run.load()
+            found = run.evaluate("validation", 0, 8, greedy=False).success
+            write_text(kept, json.dumps(asdict(found)) + "\n")
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        sweep.append({"method": method, "lr": lr, "seed": SWEEP_SEED, "validation": found})
+    rates = {}
+    for method in study.methods:
+        rows = sorted((r for r in sweep if r["method"] == method), key=lambda r: r["lr"])
+        rates[method] = max(rows, key=lambda row: row["validation"]["mean"])["lr"]
+    return rates, sweep
+
+
+def collect(name: str, folders: dict[tuple[str, int], Path], **more: Any) -> dict[str, Any]:
+    """The result of a finished study; `more` is kept beside it."""
+    runs, base = [], {}
     for (method, seed), folder in folders.items():
         summary = Run.open(folder).summary
         final = summary["splits"]["final"]
+        base = {split: found["success"] for split, found in summary["splits"]["base"].items()}
+        others = [split for split in final if split != "test"]
         runs.append(
             {
                 "method": method,
                 "seed": seed,
                 "test": final["test"]["success"]["mean"],
                 "test_greedy": final["test"]["greedy"]["mean"],
-                "ood_rule": final["ood_rule"]["success"]["mean"],
+                **{split: final[split]["success"]["mean"] for split in others},
                 "after_warmup_test": (summary["splits"]["warm-up"] or final)["test"]["success"][
                     "mean"
                 ],
@@ -102,7 +159,13 @@ def collect(name: str, folders: dict[tuple[str, int], Path]) -> dict[str, Any]:
                 "validation_tokens": summary["validation_rollout_tokens"],
             }
         )
-    return {"study": name, **judge(runs), "runs": runs, "provenance": provenance()}
+    facts = {"base": base, **more, "runs": runs, "provenance": provenance()}
+    return {"study": name, **judge(runs), **facts}
+
+
+def measured(run: dict[str, Any]) -> list[str]:
+    """What of a run's figures is judged."""
+    return ["test", "test_greedy", *(key for key in run if key.startswith("ood_"))]
 
 
 def judge(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -117,7 +180,7 @@ def judge(runs: list[dict[str, Any]]) -> dict[str, Any]:
     missing = [(m, s) for m in methods for s in seeds if (m, s) not in table]
     if missing:
         raise ValueError(f"the study lacks the runs {missing}")
-    measures = ("test", "test_greedy", "ood_rule")
+    measures = measured(runs[0])
 
     def values(method: str, measure: str) -> list[float]:
         return [table[method, seed][measure] for seed in seeds]
@@ -141,31 +204,35 @@ def judge(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def run_study(
     name: str,
     out: Path | None = None,
-    seeds: int = 10,
+    seeds: int | None = None,
     processes: int = 2,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Run what is missing, judge, and write `<out>/result.json`.
+    """Run what is missing, judge, and write `<out>/result.json`; `seeds`: the study's own number.
 
     The result that the repository ships is `data/studies/<name>.json`; this never overwrites it.
     """
     mean_interval([0.0, 1.0])  # scipy is there: better known now than in ten minutes
-    methods, first, settings = STUDIES[name]
-    build(settings)  # a mistake in them is better known now, too
+    study, console = STUDIES[name], console or Console()
+    build(read_file(study.recipe), study.settings)  # a mistake there is better known now, too
     out = out or Path("runs") / f"study-{name}"
     out.mkdir(parents=True, exist_ok=True)
+    chosen, more = {method: {} for method in study.methods}, {}
+    if study.rates:
+        rates, sweep = choose_rates(study, out, processes, console)
+        chosen, more = {m: {"lr": lr} for m, lr in rates.items()}, {"lr": rates, "sweep": sweep}
     folders = {
         (method, seed): out / f"{method}-seed{seed}"
-        for seed in range(first, first + seeds)
-        for method in methods
+        for seed in range(study.first_seed, study.first_seed + (seeds or study.seeds))
+        for method in study.methods
     }
     jobs = [
-        (method, seed, folder)
+        (folder, {"method": method, "seed": seed, **study.settings, **chosen[method]})
         for (method, seed), folder in folders.items()
         if not (folder / "summary.json").is_file()
     ]
-    train_all(jobs, settings, processes, console or Console())
-    result = collect(name, folders)
+    train_all(jobs, study.recipe, processes, console)
+    result = collect(name, folders, **more)
     write_text(out / "result.json", json.dumps(result, indent=1) + "\n")
     return result
 
@@ -181,14 +248,24 @@ def recording(name: str) -> dict[str, Any]:
 
 
 def print_result(result: dict[str, Any], console: Console) -> None:
-    """Two tables: means, and paired differences."""
-    n = len(result["seeds"])
+    """Two tables: means, and paired differences; before them the sweep, where there was one."""
+    n, measures = len(result["seeds"]), measured(result["runs"][0])
+    notes = {"test_greedy": "test, greedy", "ood_rule": "ood_rule (new rule)"}
+    if result.get("sweep"):
+        table = Table("", "lr", "validation", "", title="Learning rates, one run each, seed 0")
+        for row in result["sweep"]:
+            taken = "taken" if result["lr"][row["method"]] == row["lr"] else ""
+            values = (f"{row['lr']:g}", str(Interval(**row["validation"])), taken)
+            table.add_row(row["method"], *values)
+        console.print(table)
     for key, title in (
         ("means", f"Share of right answers, mean and 95 % interval over {n} seeds"),
         ("differences", f"Differences paired by seed, 95 % interval over {n} seeds"),
     ):
-        table = Table("", "test", "test, greedy", "ood_rule (new rule)", title=title)
+        table = Table("", *(notes.get(m, m) for m in measures), title=title)
+        if key == "means" and result.get("base"):
+            known = [result["base"].get(m) for m in measures]
+            table.add_row("base (over problems)", *(str(Interval(**k)) if k else "" for k in known))
         for name, row in result[key].items():
-            cells = [str(Interval(**row[k])) for k in ("test", "test_greedy", "ood_rule")]
-            table.add_row(name, *cells)
+            table.add_row(name, *(str(Interval(**row[m])) for m in measures))
         console.print(table)

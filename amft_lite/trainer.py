@@ -28,27 +28,35 @@ import math
 import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOTrainer
-from trl.data_utils import apply_chat_template, is_conversational
 
 from amft_lite import objectives
-from amft_lite.batches import generator, shuffled_passes
-from amft_lite.loop import ValueHead, combined_gradient, gradient_facts
+from amft_lite.batches import shuffled_passes
+from amft_lite.loop import combined_gradient, gradient_facts
 from amft_lite.meta_gradient import (
     Reduce,
     adam_state,
     cosine,
     flatten,
     local,
+    norm,
     shard_reduce,
     unflatten_into,
 )
+from amft_lite.methods import Method
 from amft_lite.models import token_logps
+from amft_lite.trainer_batches import (
+    Answers,
+    answers_of,
+    demonstration_batch,
+    micro_batches,
+    tokenized,
+)
 from amft_lite.trainer_inputs import (
     AMFTConfig,
     TrainerInputError,
@@ -59,8 +67,9 @@ from amft_lite.trainer_inputs import (
     refuse_leaks,
     refuse_other_config,
     refuse_setting,
-    rule_called,
+    rule_of,
 )
+from amft_lite.trainer_value_head import ValueHeadTrainer
 from amft_lite.weighting import Rule, Signals
 
 __all__ = ["AMFTConfig", "AMFTTrainer", "TrainerInputError"]
@@ -68,17 +77,7 @@ __all__ = ["AMFTConfig", "AMFTTrainer", "TrainerInputError"]
 STATE = "amft_state.pt"
 
 
-class Answers(NamedTuple):
-    """A micro-batch: ids, attention [B, L + T]; tokens, mask [B, T]; advantages [B] if sampled."""
-
-    ids: Tensor
-    attention: Tensor
-    tokens: Tensor
-    mask: Tensor
-    advantages: Tensor | None = None
-
-
-class AMFTTrainer(GRPOTrainer):
+class AMFTTrainer(ValueHeadTrainer):
     """GRPOTrainer's arguments, and:
 
     sft_dataset         expert answers: columns `prompt` and `completion`, or `messages` whose last
@@ -86,7 +85,9 @@ class AMFTTrainer(GRPOTrainer):
     validation_dataset  prompts (with the columns that the reward functions read) held out from
                         both others. Needed by methods with a meta-gradient; with a `completion`
                         column by `official_code`.
-    method              the name of a mu rule (`amft_lite.weighting`) or a `Rule` of your own.
+    method              the name of a method (`amft_lite.methods`), a Method, or a mu rule of your
+                        own (`weighting.Rule`). What a name brings along, such as rl's warm-up of
+                        0 steps, `AMFTConfig.for_method` sets.
 
     Raises:
         TrainerInputError: one sentence for what is missing, empty, leaking or cannot work.
@@ -103,11 +104,11 @@ class AMFTTrainer(GRPOTrainer):
         *,
         sft_dataset: Any = None,
         validation_dataset: Any = None,
-        method: str | Rule = "amft",
+        method: str | Rule | Method = "amft",
         **kwargs: Any,
     ) -> None:
         args = args or AMFTConfig("amft")
-        self.rule = method if not isinstance(method, str) else rule_called(method, args)
+        self.rule = rule_of(method, args)
         train_dataset = as_dataset("train_dataset", train_dataset, ("prompt",))
         refuse_setting(args, kwargs)
         self.sft_dataset = self.validation_dataset = None
@@ -121,11 +122,15 @@ class AMFTTrainer(GRPOTrainer):
             many = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
             reward_funcs = [checked_rewards(f) for f in many]
         self.target_entropy = math.nan  # H*
-        self.critic: ValueHead | None = None
         self._entropy: list[Tensor] = []
+        given = model.parameters() if isinstance(model, nn.Module) else ()
+        trained = [p for p in given if p.requires_grad]
+        dtypes = [p.dtype for p in trained]
         super().__init__(
             model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs
         )
+        for p, dtype in zip(trained, dtypes, strict=True):  # TRL makes a 4-bit model's adapters
+            p.data = p.data.to(dtype)  # bf16, in which small steps vanish and fp16's scaler fails
         if str(self.accelerator.distributed_type).endswith("DEEPSPEED"):
             raise TrainerInputError("AMFTTrainer cannot run under DeepSpeed; use DDP or FSDP.")
         if self.is_fsdp_enabled and not getattr(self.accelerator, "is_fsdp2", False):
@@ -138,11 +143,12 @@ class AMFTTrainer(GRPOTrainer):
                     f"{name} ({getattr(args, name)}) must be a multiple of the number of "
                     f"processes ({self.accelerator.num_processes})."
                 )
+        if self.sft_dataset is not None:
+            self.sft_dataset = self._tokenized(self.sft_dataset)
+        if self.rule.validation == "demonstrations":
+            self.validation_dataset = self._tokenized(self.validation_dataset)
         if args.advantage == "gae":
-            width = self.model.config.get_text_config().hidden_size
-            head = ValueHead(width, generator(args.seed, "critic", 0))
-            self.critic = head.to(self.accelerator.device)
-            self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), args.value_lr)
+            self.add_critic()
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -175,7 +181,7 @@ class AMFTTrainer(GRPOTrainer):
         if not warming:
             mu = self._new_mu(model, step, grad_sft, grad_rl, facts)
         if self.critic is not None and grad_rl is not None:
-            facts["value_loss"] = self._train_critic()
+            facts["value_loss"] = self.train_critic()
         self._put_gradient(combined_gradient(grad_sft, grad_rl, mu))
         facts |= {"mu": mu, "target_entropy": self.target_entropy}
         for name, value in facts.items():
@@ -273,23 +279,15 @@ class AMFTTrainer(GRPOTrainer):
         output = model(input_ids=part.ids, attention_mask=part.attention, use_cache=False, **extra)
         return output.logits[:, -keep - 1 : -1].float()
 
-    def _micro_batches(self, answers: Answers) -> list[Answers]:
-        """Cut to TRL's rows a backward pass."""
-        size = self.args.per_device_train_batch_size
-        return [
-            Answers(*(None if x is None else x[start : start + size] for x in answers))
-            for start in range(0, len(answers.ids), size)
-        ]
-
     # --- demonstrations --------------------------------------------------------------------------
 
     def _sft_gradient(self, model, step: int) -> tuple[Tensor, float]:
         rows = self._rows(self.sft_dataset, self.args.sft_batch_size, step, "demonstrations")
         return self._nll_gradient(model, rows)
 
-    def _nll_gradient(self, model, rows: Sequence[dict]) -> tuple[Tensor, float]:
+    def _nll_gradient(self, model, rows: dict[str, list]) -> tuple[Tensor, float]:
         """Gradient and value of Eq. 2 over the demonstrations of all processes."""
-        parts = self._micro_batches(self._encode(rows))
+        parts = micro_batches(self._padded(rows), self.args.per_device_train_batch_size)
         total = self._over_processes(sum(part.mask.sum() for part in parts))
 
         def loss_of(part: Answers, logits: Tensor) -> Tensor:
@@ -298,46 +296,34 @@ class AMFTTrainer(GRPOTrainer):
         value = self._backward(model, parts, loss_of)
         return self._take_gradient(), self._over_processes(value).item()
 
-    def _over_processes(self, share: float | Tensor) -> Tensor:
-        """Mean over processes, as DDP averages gradients: a total of theirs divides a sum of ours
-        to the right share."""
-        share = torch.as_tensor(share, dtype=torch.float32, device=self.accelerator.device)
-        return self.accelerator.reduce(share, reduction="mean")
-
-    def _rows(self, dataset: Any, n: int, number: int, purpose: str) -> list[dict]:
-        """This process's share of the `number`-th `n` rows in endless shuffled passes."""
+    def _rows(self, dataset: Any, n: int, number: int, purpose: str) -> dict[str, list]:
+        """This process's share of the `number`-th `n` rows in endless shuffled passes: columns."""
         places = shuffled_passes(len(dataset), n, number, self.args.seed, purpose)
         share = n // self.accelerator.num_processes
         first = self.accelerator.process_index * share
-        return [dataset[int(place)] for place in places[first : first + share]]
+        return dataset[places[first : first + share].tolist()]
 
-    def _encode(self, rows: Sequence[dict]) -> Answers:
-        """Demonstrations as token ids; prompts are tokenised as TRL does."""
-        prompts, _, _ = self._tokenize_prompts([row["prompt"] for row in rows])
-        eos = self._tokenizer.eos_token_id
-        answers = []
-        for row in rows:
-            chat = is_conversational(row)
-            text = row["completion"]
-            if chat:
-                text = apply_chat_template(row, self.processing_class, **self.chat_template_kwargs)
-                text = text["completion"]
-            answer = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-            answer = answer if chat or answer[-1:] == [eos] else [*answer, eos]
-            answers.append(answer[: self.args.sft_max_length])
-        device = self.accelerator.device
-        prompt, before = _padded(prompts, self._tokenizer.pad_token_id, "left", device)
-        tokens, mask = _padded(answers, self._tokenizer.pad_token_id, "right", device)
-        return Answers(torch.cat((prompt, tokens), 1), torch.cat((before, mask), 1), tokens, mask)
+    def _tokenized(self, dataset: Any) -> Any:
+        return tokenized(
+            dataset, self._tokenize_prompts, self._tokenizer, self.processing_class,
+            self.args.sft_max_length, self.chat_template_kwargs,
+        )  # fmt: skip
+
+    def _padded(self, rows: dict[str, list]) -> Answers:
+        """Tokenised demonstrations as tensors."""
+        return demonstration_batch(rows, self._tokenizer.pad_token_id, self.accelerator.device)
 
     # --- validation ------------------------------------------------------------------------------
 
     def _measure_utility(self, model, number: int, signals: Signals, facts: dict) -> None:
         """grad U: minus the gradient of the policy-gradient loss on fresh validation rollouts."""
         args = self.args
-        prompts = self._rows(
+        columns = self._rows(
             self.validation_dataset, args.validation_prompts, number, "validation prompts"
         )
+        prompts = [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ]
         parts, rewards = self._validation_rollouts(prompts)
         collapsing = signals.entropy < signals.target_entropy
         pushed = collapsing and self.rule.entropy_form == "gradient"
@@ -356,6 +342,7 @@ class AMFTTrainer(GRPOTrainer):
         signals.grad_utility = u = -self._take_gradient()
         varied = self._over_processes(sum(part.advantages.abs().sum() for part in parts))
         signals.informative = bool(varied > 0) or pushed
+        facts["grad_norm_utility"] = norm(u, signals.reduce).item()
         facts["validation_reward"] = self._over_processes(rewards.mean()).item()
         facts["validation_tokens"] = tokens.item() * self.accelerator.num_processes
         facts["cos_utility_sft"] = cosine(u, -signals.grad_sft, signals.reduce)
@@ -366,15 +353,16 @@ class AMFTTrainer(GRPOTrainer):
 
         Sampled in rounds of whole prompts, about as many rows as TRL samples at a time.
         """
-        args, n = self.args, self.args.validation_rollouts
-        room = max(1, args.per_device_train_batch_size * args.steps_per_generation // n)
+        n = self.args.validation_rollouts
+        room = self._room(n)
         parts, rewards = [], []
         with self._validating(n):
             for start in range(0, len(prompts), room):
                 rows = [row for row in prompts[start : start + room] for _ in range(n)]
                 batch = self._generate_and_score_completions(rows)
                 advantages = objectives.leave_one_out_advantages(self._rewards, n)
-                parts += self._micro_batches(answers_of(batch)._replace(advantages=advantages))
+                answers = answers_of(batch)._replace(advantages=advantages)
+                parts += micro_batches(answers, self.args.per_device_train_batch_size)
                 rewards.append(self._rewards)
         return parts, torch.cat(rewards)
 
@@ -385,11 +373,11 @@ class AMFTTrainer(GRPOTrainer):
         engines += [getattr(self, "generation_config", None)]
         engines = [e for e in engines if e is not None and hasattr(e, "temperature")]
         heats = [e.temperature for e in engines]
-        kept = self._metrics["eval"], self._logs, self.num_generations_eval, self.critic
+        kept = self._metrics["eval"], self._logs, self.num_generations_eval
         self._metrics["eval"] = defaultdict(list)
         fresh = {k: deque() if isinstance(v, deque) else defaultdict(deque)
                  for k, v in self._logs.items()}  # fmt: skip
-        self._logs, self.num_generations_eval, self.critic = fresh, rollouts, None
+        self._logs, self.num_generations_eval = fresh, rollouts
         for engine in engines:
             engine.temperature = 1.0
         self.model.eval()
@@ -399,17 +387,33 @@ class AMFTTrainer(GRPOTrainer):
             self.model.train()
             for engine, heat in zip(engines, heats, strict=True):
                 engine.temperature = heat
-            self._metrics["eval"], self._logs, self.num_generations_eval, self.critic = kept
+            self._metrics["eval"], self._logs, self.num_generations_eval = kept
 
-    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        """TRL's; this process's weighted sums are kept for the utility. None counts as 0 there."""
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        mine = slice(
-            self.accelerator.process_index * len(prompts),
-            (self.accelerator.process_index + 1) * len(prompts),
-        )
-        self._rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(1)[mine]
-        return rewards
+    # --- answers for an evaluation ---------------------------------------------------------------
+
+    def answers(self, prompts: Sequence[Any], n: int) -> list[list[str]]:
+        """`n` fresh answers to every prompt, temperature 1, by the sampler that trains.
+
+        Processes share the work, and each gets all of it. Draws come from the global random state;
+        metrics and completion tables stay as they are.
+        """
+        me, processes = self.accelerator.process_index, self.accelerator.num_processes
+        filled = [*prompts, *[prompts[-1]] * (-len(prompts) % processes)]  # all take equal rounds
+        mine, room = filled[me::processes], self._room(n)
+        found: list[list[str]] = []
+        with self._validating(n), torch.no_grad():
+            for start in range(0, len(mine), room):
+                rows = [prompt for prompt in mine[start : start + room] for _ in range(n)]
+                texts = self._generate(rows)[3]
+                texts = [t if isinstance(t, str) else t[-1]["content"] for t in texts]
+                found += [texts[i : i + n] for i in range(0, len(texts), n)]
+        shares = gather_object([found])
+        return [shares[i % processes][i // processes] for i in range(len(prompts))]
+
+    def _room(self, n: int) -> int:
+        """Prompts with `n` answers each that are sampled at a time: about TRL's own number."""
+        rows = self.args.per_device_train_batch_size * self.args.steps_per_generation
+        return max(1, rows // n)
 
     # --- entropy ---------------------------------------------------------------------------------
 
@@ -447,57 +451,6 @@ class AMFTTrainer(GRPOTrainer):
             total = objectives.masked_mean(entropy, answers.mask, 1.0)
             sums += torch.stack((total, answers.mask.sum().float()))
         return sums
-
-    def _window(self) -> list[dict]:
-        """TRL's prepared micro-batches of the optimiser step that is being finished."""
-        n, size = len(self._buffered_inputs), self.current_gradient_accumulation_steps
-        return [self._buffered_inputs[(self._step - size + i) % n] for i in range(size)]
-
-    # --- PPO with a value head -------------------------------------------------------------------
-
-    def _generate_and_score_completions(self, inputs):
-        """TRL's; with a value head, advantages [B, T] by GAE in place of the group's."""
-        batch = super()._generate_and_score_completions(inputs)
-        if self.critic is None or not self.model.training:
-            return batch
-        mask = batch["completion_mask"]
-        with torch.no_grad():
-            states = self._hidden_states(answers_of(batch))
-            values = self.critic(states)
-        last = torch.arange(mask.shape[1], device=mask.device) == mask.sum(1, keepdim=True) - 1
-        rewards = last * self._rewards.unsqueeze(1)
-        batch["advantages"], batch["returns"] = objectives.gae(
-            rewards, values, mask, self.args.gamma, self.args.gae_lambda
-        )
-        return batch | {"states": states}
-
-    def _hidden_states(self, answers: Answers) -> Tensor:
-        """Last hidden states where answers are predicted: [B, T, width]."""
-        states = []
-        for part in self._micro_batches(answers):
-            output = self.model(
-                input_ids=part.ids, attention_mask=part.attention, use_cache=False,
-                output_hidden_states=True,
-            )  # fmt: skip
-            states.append(output.hidden_states[-1][:, -part.tokens.shape[1] - 1 : -1].float())
-        return torch.cat(states)
-
-    def _train_critic(self) -> float:
-        """A step of phi on this window's rollouts; processes average its gradient."""
-        window = self._window()
-        total = self._over_processes(sum(batch["completion_mask"].sum() for batch in window))
-        self.critic_optimizer.zero_grad()
-        value = 0.0
-        for batch in window:
-            mask, values = batch["completion_mask"], self.critic(batch["states"])
-            loss = objectives.value_loss(values, values, batch["returns"], mask)
-            loss = loss * mask.sum() / total
-            loss.backward()
-            value += loss.item()
-        for p in self.critic.parameters():
-            p.grad = self.accelerator.reduce(p.grad, reduction="mean")
-        self.critic_optimizer.step()
-        return value
 
     # --- continuing ------------------------------------------------------------------------------
 
@@ -539,23 +492,3 @@ class AMFTTrainer(GRPOTrainer):
         if self.critic is not None:
             self.critic.load_state_dict(state["critic"])
             self.critic_optimizer.load_state_dict(state["critic_optimizer"])
-
-
-def answers_of(batch: dict[str, Any]) -> Answers:
-    """The token ids of a batch as TRL prepares it."""
-    tokens, mask = batch["completion_ids"], batch["completion_mask"]
-    ids = torch.cat((batch["prompt_ids"], tokens), 1)
-    return Answers(ids, torch.cat((batch["prompt_mask"], mask), 1), tokens, mask)
-
-
-def _padded(
-    rows: Sequence[Sequence[int]], pad: int, side: str, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """ids and mask [B, longest], padded on one side."""
-    longest = max(map(len, rows))
-    ids = torch.full((len(rows), longest), pad, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        place = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
-        ids[i, place], mask[i, place] = torch.tensor(row, dtype=torch.long), 1
-    return ids.to(device), mask.to(device)

@@ -20,7 +20,8 @@ from datasets import Dataset, IterableDataset
 from torch import nn
 from trl import GRPOConfig
 
-from amft_lite.weighting import RULES, Rule, RuleOptions, make_rule
+from amft_lite.methods import Method, resolve
+from amft_lite.weighting import Rule, RuleOptions
 
 
 class TrainerInputError(ValueError):
@@ -98,6 +99,13 @@ class AMFTConfig(GRPOConfig):
                 "be resumed exactly."
             )
 
+    @classmethod
+    def for_method(cls, method: str, **settings: Any) -> AMFTConfig:
+        """A config with what the method brings along (`amft_lite.methods`) beneath `settings`."""
+        names = {"warmup_steps": "sft_warmup_steps"}
+        brought = {names.get(k, k): v for k, v in resolve(method).defaults.items()}
+        return cls(**{**brought, **settings})
+
     def rule_options(self) -> RuleOptions:
         """The part of the settings that mu rules read."""
         names = RuleOptions.__dataclass_fields__
@@ -113,10 +121,16 @@ MAY_DIFFER = (
 )  # fmt: skip
 
 
-def rule_called(method: str, args: AMFTConfig) -> Rule:
-    if method not in RULES:
-        raise TrainerInputError(f"no method is called {method!r}; known: {', '.join(RULES)}.")
-    return make_rule(method, args.rule_options())
+def rule_of(method: str | Rule | Method, args: AMFTConfig) -> Rule:
+    """The mu rule of a method, given by name or as an object.
+
+    Raises:
+        TrainerInputError: no method has that name.
+    """
+    try:
+        return resolve(method).make_rule(args.rule_options())
+    except ValueError as error:
+        raise TrainerInputError(str(error)) from None
 
 
 def refuse_setting(args: AMFTConfig, kwargs: dict) -> None:

@@ -152,7 +152,7 @@ def trainer(folder, steps=3, accumulation=1, processes=1, model=None, callbacks=
                 return super()._rows(dataset, n, number, purpose)
             share = n // self.accelerator.num_processes  # the loop takes slices of a fixed list
             first = number * n + self.accelerator.process_index * share
-            return [dataset[i] for i in range(first, first + share)]
+            return dataset[list(range(first, first + share))]
 
         def _generate_single_turn(self, prompt_ids, images, fields, num_generations):
             if not self.recorded:

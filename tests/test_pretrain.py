@@ -9,18 +9,16 @@ import torch
 
 from amft_lite.models import SIZES, base_folder, tiny_llama, word_tokenizer
 from amft_lite.pretrain import (
-    BANDS,
-    RECIPES,
     PretrainConfig,
     bands,
-    chains,
+    curriculum,
     learning_rate,
     pretrain,
-    random_rule,
     recipe,
     timed_log,
 )
 from amft_lite.tasks.general_points import card_values, group_name, parse
+from amft_lite.tasks.points_pretraining import BANDS, RECIPES, chains, random_rule
 
 FOLDER = base_folder("general_points")
 
@@ -64,10 +62,9 @@ def test_a_hundred_steps_of_the_recipe_repeat_its_log():
 
 
 def test_chains_hold_what_the_recipe_promises(task):
-    config = PretrainConfig()
     held_out = {group_name(g) for s in ("validation", "test") for g, _ in task.problems(s)}
     reached = infix = drawn = 0
-    for prompt, completion in itertools.islice(chains(task, config, random.Random(5)), 20_000):
+    for prompt, completion in itertools.islice(chains(task, 0.3, 0.01, random.Random(5)), 20_000):
         rule, target, cards = (
             part.split() for part in prompt.rstrip(" |").replace(":", ";").split(";")
         )
@@ -115,7 +112,7 @@ def test_sizes_are_what_they_are_called(task):
         count = sum(p.numel() for p in tiny_llama(118, size).parameters())
         assert count == pytest.approx(float(size[:-1]) * 1e6, rel=0.25), size
     assert set(RECIPES) == set(SIZES) and recipe() == PretrainConfig()
-    assert recipe("0.8M", seed=3).lr == RECIPES["0.8M"][1] and recipe("0.8M", seed=3).seed == 3
+    assert recipe("0.8M", seed=3).lr == RECIPES["0.8M"]["lr"] and recipe("0.8M", seed=3).seed == 3
     with pytest.raises(ValueError, match=r"0\.2M, 0\.8M"):
         tiny_llama(118, "7B")
     a, b = tiny_llama(118, seed=1), tiny_llama(118, seed=1)

@@ -9,7 +9,7 @@ from scipy import stats
 from amft_lite.config import build
 from amft_lite.loop import AMFT
 from amft_lite.models import base_folder, load_policy
-from amft_lite.study import STUDIES, collect, judge, run_study, shipped
+from amft_lite.study import STUDIES, Study, collect, judge, run_study, shipped
 
 QUICK = shipped("quick")
 
@@ -20,7 +20,7 @@ def column(method, measure, result=QUICK):
 
 
 def test_the_tables_follow_from_the_runs():
-    methods, first, _ = STUDIES["quick"]
+    methods, first = STUDIES["quick"].methods, STUDIES["quick"].first_seed
     assert [sorted(r["seed"] for r in QUICK["runs"] if r["method"] == m) for m in methods] == [
         list(range(first, first + 10))
     ] * len(methods)
@@ -89,7 +89,7 @@ def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
     """Two methods, two seeds of twelve steps; the second call trains nothing."""
     tiny = {"steps": 4, "warmup_steps": 2, "eval_every": 0, "eval_prompts": 10,
             "validation_prompts": 4, "meta_every": 1}  # fmt: skip
-    monkeypatch.setitem(STUDIES, "tiny", (("amft", "sft"), 5, tiny))
+    monkeypatch.setitem(STUDIES, "tiny", Study(("amft", "sft"), tiny, first_seed=5))
     result = run_study("tiny", tmp_path, seeds=2, processes=2)
     assert [(r["method"], r["seed"]) for r in result["runs"]] == [
         ("amft", 5), ("sft", 5), ("amft", 6), ("sft", 6),

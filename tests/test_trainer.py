@@ -131,8 +131,9 @@ def test_settings_of_output_and_length_may_differ_on_resume(tmp_path):
     free = {"max_steps": 9, "logging_steps": 3, "save_strategy": "steps", "save_steps": 7,
             "output_dir": "x", "run_name": "y", "disable_tqdm": False}  # fmt: skip
     assert ti.comparable(settings(**{"folder": tmp_path, **free})) == plain
-    for key, value in (("learning_rate", 1e-3), ("num_generations", 8), ("seed", 1),
-                       ("mu_start", 0.3), ("max_grad_norm", 0.5), ("temperature", 0.7)):  # fmt: skip
+    fixed = {"learning_rate": 1e-3, "num_generations": 8, "seed": 1, "mu_start": 0.3,
+             "max_grad_norm": 0.5, "temperature": 0.7}  # fmt: skip
+    for key, value in fixed.items():
         assert ti.comparable(settings(tmp_path, **{key: value})) != plain
 
 
@@ -153,7 +154,7 @@ def test_warmup_and_sft_sample_nothing_and_rl_reads_no_demonstration(tmp_path, m
     make(tmp_path, sft_warmup_steps=1, max_steps=3, meta_every=2).train()
     assert calls == [1, 1, 2]  # rollouts and validation, then rollouts
     made = make(tmp_path, method="rl", sft=None, validation=None)
-    monkeypatch.setattr(made, "_encode", None)  # calling it would fail
+    assert made.sft_dataset is None and made.validation_dataset is None
     made.train()
 
 
@@ -170,6 +171,13 @@ def test_every_method_trains(tmp_path, method):
 
 
 DEMOS_HELD_OUT = [{"prompt": f"{i} ; :", "completion": f"{i} + 2 = {i + 2}"} for i in range(6)]
+
+
+def test_a_method_brings_its_defaults_along_where_asked(tmp_path):
+    made = AMFTConfig.for_method("published", output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    assert (made.mu_start, made.meta_every) == (0.8, 20)
+    assert AMFTConfig.for_method("rl", output_dir="x", use_cpu=True, bf16=False,
+                                 mu_max=0.9).sft_warmup_steps == 0  # fmt: skip
 
 
 def test_a_rule_of_ones_own_is_asked_every_step(tmp_path):
@@ -250,16 +258,17 @@ def test_the_gradient_scaler_of_fp16_changes_nothing_but_scale(tmp_path):
 
 
 def test_demonstrations_end_with_end_of_text_and_are_padded_on_the_right(tmp_path):
-    made = make(tmp_path)
-    batch = made._encode(DEMOS[:1] + [{"prompt": "1 2 3 :", "completion": "4"}])
+    experts = [*DEMOS[:1], {"prompt": "1 2 3 :", "completion": "4"}]
+    made = make(tmp_path, sft=experts)
+    batch = made._padded(made.sft_dataset[[0, 1]])
     tokenizer = word_tokenizer(load_task("general_points"))
     text = tokenizer.convert_ids_to_tokens
     assert text(batch.tokens[0]) == "0 + 1 = 1 <eos>".split()
     assert text(batch.tokens[1]) == "4 <eos> <pad> <pad> <pad> <pad>".split()
     assert text(batch.ids[0][:4]) == "<pad> <pad> 0 :".split()
     assert batch.mask.sum(1).tolist() == [6, 2] and batch.attention.sum(1).tolist() == [8, 6]
-    made.args.sft_max_length = 3
-    assert made._encode(DEMOS[:1]).tokens.shape == (1, 3)
+    short = make(tmp_path, sft=experts, sft_max_length=3)
+    assert short._padded(short.sft_dataset[[0]]).tokens.shape == (1, 3)
 
 
 def test_messages_are_split_before_the_expert_s(tmp_path):
@@ -289,7 +298,7 @@ def test_messages_are_split_before_the_expert_s(tmp_path):
         ({"validation": [{"text": "1"}]}, "validation_dataset has no column prompt"),
         ({"validation": rows("train")}, "12 prompts of validation_dataset are also in train_data"),
         ({"validation": [{"prompt": "3 :"}]}, "1 prompts of validation_dataset are also in sft_da"),
-        ({"method": "amtf"}, "no method is called 'amtf'; known: amft"),
+        ({"method": "amtf"}, "no method is called 'amtf'; did you mean amft"),
         ({"method": "official_code"}, "validation_dataset has no column completion"),
         ({"num_generations": 1}, "num_generations must be at least 2, not 1"),
         ({"advantage": "gea"}, "advantage must be group or gae, not 'gea'"),
@@ -303,7 +312,7 @@ def test_bad_input_is_one_sentence(tmp_path, given, sentence):
     with pytest.raises(TrainerInputError) as caught:
         make(tmp_path / "out", **given)
     text = str(caught.value)
-    assert sentence in text and text.endswith(".") and "\n" not in text
+    assert sentence in text and text[-1] in ".?" and "\n" not in text
     assert not (tmp_path / "out").exists()
 
 

@@ -71,19 +71,61 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """Where a task lives: module, class, and the arguments of a preset."""
+    """Where a task lives: module, class, the arguments of a preset; and the module that says how
+    to pretrain a base for it, where there is one (`amft_lite.pretrain` lists what it must hold)."""
 
     module: str
     cls: str
     options: dict[str, Any] = field(default_factory=dict)
+    pretraining: str = ""
 
 
 REGISTRY: dict[str, TaskEntry] = {
-    "general_points": TaskEntry("amft_lite.tasks.general_points", "GeneralPoints"),
+    "general_points": TaskEntry(
+        "amft_lite.tasks.general_points",
+        "GeneralPoints",
+        pretraining="amft_lite.tasks.points_pretraining",
+    ),
     "general_points_classic": TaskEntry(
-        "amft_lite.tasks.general_points", "GeneralPoints", {"preset": "classic"}
+        "amft_lite.tasks.general_points",
+        "GeneralPoints",
+        {"preset": "classic"},
+        pretraining="amft_lite.tasks.points_pretraining",
+    ),
+    "arithmetic": TaskEntry(
+        "amft_lite.tasks.arithmetic",
+        "Arithmetic",
+        pretraining="amft_lite.tasks.arithmetic_pretraining",
+    ),
+    "gsm_symbolic": TaskEntry("amft_lite.tasks.gsm_symbolic", "GsmSymbolic"),
+    # real data: rows of datasets.yaml by name, or rows given as options
+    "dataset": TaskEntry("amft_lite.tasks.dataset", "DatasetTask"),
+    "openr1_math": TaskEntry(
+        "amft_lite.tasks.dataset",
+        "DatasetTask",
+        {
+            "name": "openr1_math",
+            "train": "openr1_math_46k",
+            "tests": (
+                *("aime24", "amc", "math500", "minerva", "olympiadbench"),
+                *("arc_c", "gpqa_diamond", "mmlu_pro"),
+            ),
+            "max_new_tokens": 8192,
+        },
     ),
 }
+
+
+def reported_splits(task: Task) -> tuple[str, ...]:
+    """The splits a run is measured on: `test`, then what else is neither learned from nor tuned on;
+    a task with more splits than a run can afford names its choice as `reported`."""
+    chosen = getattr(task, "reported", None)
+    return chosen or tuple(s for s in task.splits if s not in ("train", "validation"))
+
+
+def groups_word(task: Task) -> str:
+    """What `group` counts, in words for a table: ``value multisets``; ``problems`` by default."""
+    return getattr(task, "groups", "problems")
 
 
 def load_task(name: str, **options: Any) -> Task:

@@ -96,6 +96,7 @@ class GeneralPoints:
     """The task. `preset="lite"`: three cards, targets 10..50; `"classic"`: four cards, 24."""
 
     splits = ("train", "validation", "test", "ood_rule")
+    groups = "value multisets"
     _shares = (0.64, 0.14)  # of the multisets: train, validation; the rest is test
 
     def __init__(self, preset: str = "lite", reward: str = "binary") -> None:

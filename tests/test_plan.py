@@ -1,0 +1,321 @@
+"""The memory plan: counted by hand where it can be, measured where it cannot."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from amft_lite import smollm2
+from amft_lite.architectures import KNOWN, layer_bytes, shape, skeleton
+from amft_lite.cli import app
+from amft_lite.config import CONFIGS, ConfigError, ModelConfig, build, named_configs, read_file
+from amft_lite.models import base_folder, load_policy
+from amft_lite.plan import DIRECTION_VECTORS, NF4_BYTES, plan
+
+RECIPES = [name for name in named_configs() if isinstance(build(read_file(name)), ModelConfig)]
+QWEN_7B, QWEN_1_5B = "Qwen/Qwen2.5-Math-7B", "Qwen/Qwen2.5-1.5B-Instruct"
+SMALL = {"model": QWEN_1_5B, "max_prompt_tokens": 100, "max_new_tokens": 200, "accumulation": 16}
+
+
+def part(found, moment, name):
+    [one] = [p for p in found.moments[moment] if p.name == name]
+    return one.bytes
+
+
+# --- counted by hand ------------------------------------------------------------------------------
+
+
+def by_hand(V, d, inner, layers, kv, tied, bias):
+    """Parameters of a Llama or Qwen2 with heads as wide as d in all and `kv` for keys."""
+    linear = [(d, d), (d, kv), (d, kv), (d, d), (d, inner), (d, inner), (inner, d)]
+    weights = sum(i * o for i, o in linear) + bias * (d + 2 * kv) + 2 * d
+    lora = layers * sum(i + o for i, o in linear)  # for each unit of rank
+    return layers * weights + d + V * d * (1 if tied else 2), lora
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes", "published"),
+    [
+        ("smollm2", (49_152, 576, 1536, 30, 192, True, False), 134_515_008),
+        (QWEN_1_5B, (151_936, 1536, 8960, 28, 256, True, True), 1_543_714_304),
+        (QWEN_7B, (152_064, 3584, 18_944, 28, 512, False, True), 7_615_616_512),
+    ],
+)
+def test_parameters_and_adapters_are_those_counted_by_hand(model, sizes, published):
+    total, lora = by_hand(*sizes)
+    assert total == published  # the hub's own count of the weights
+    found = plan(build({"model": model, "lora_rank": 16, "max_new_tokens": 10}))
+    assert found.facts["parameters"] == total and found.facts["trained"] == 16 * lora
+    found = plan(build({"model": model, "lora_rank": 0, "max_new_tokens": 10}))
+    assert found.facts["parameters"] == found.facts["trained"] == total
+
+
+def test_the_cache_of_keys_and_values_is_that_counted_by_hand():
+    found = plan(build(SMALL))
+    # 128 answers of 300 tokens; keys and values, 28 layers, 2 heads of 128, 2 bytes
+    assert part(found, "rollouts", "key-value cache") == 128 * 300 * 2 * 28 * 2 * 128 * 2
+    # 32 x 8 for validation
+    assert part(found, "validation rollouts", "key-value cache") == 256 * 300 * 28_672
+
+
+def test_weights_adapters_and_adam_by_hand():
+    found = plan(build({**SMALL, "quantization": "nf4"}))
+    linear = 28 * 1536 * (2 * 1536 + 2 * 256 + 3 * 8960)
+    # 4 bits; 8 bits for 64 of them; 32 bits for 256 of those
+    nf4 = linear * (0.5 + 1 / 64 + 4 / (64 * 256))
+    assert round(NF4_BYTES, 4) == 0.5159
+    assert part(found, "rollouts", "weights") == nf4 + 2 * (1_543_714_304 - linear)
+    assert part(found, "rollouts", "adapters") == 4 * 18_464_768
+    assert part(found, "rollouts", "Adam's moments") == 8 * 18_464_768
+    assert part(found, "rollouts", "averages of the mu rule") == 12 * 18_464_768
+    assert part(found, "meta step", "g_RL, g_SFT, grad U") == 12 * 18_464_768
+
+
+def test_logits_by_hand():
+    # 8 answers a micro-batch, 200 answer tokens: prompts have no logits
+    assert part(plan(build(SMALL)), "RL backward", "logits") == 8 * 200 * 151_936 * 12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_counted_activations_are_what_autograd_keeps(dtype):
+    """Against a real model with weights and the real attention kernel."""
+    config = shape("tiny")
+    kept = []
+    for layers in (1, 2):
+        config.num_hidden_layers = layers
+        real = type(load_policy(base_folder("general_points"))[0])(config).to(dtype).train()
+        own = {p.untyped_storage().data_ptr() for p in real.parameters()}
+        alive = {}
+
+        def pack(t, own=own, alive=alive):
+            if t.untyped_storage().data_ptr() not in own:
+                alive[t.untyped_storage().data_ptr()] = t.untyped_storage()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            out = real(input_ids=torch.zeros(16, 64, dtype=torch.long), use_cache=False)
+        kept.append(sum(s.nbytes() for s in alive.values()))
+        del out
+    measured = (kept[1] - kept[0]) / (16 * 64)
+    assert layer_bytes(shape("tiny"), dtype) == pytest.approx(measured, rel=0.1)
+
+
+def test_the_direction_takes_as_many_vectors_as_the_plan_says():
+    code = """
+import sys, torch
+sys.path.insert(0, "tests")
+from measure_memory import reset, resident
+from amft_lite.meta_gradient import AdamState, adam_direction
+n = 8_000_000
+a, b, m, v = (torch.rand(n) for _ in range(4))
+state = AdamState(m, v, 3, 1e-3, max_norm=1.0)
+reset()
+before = resident("VmRSS")
+d = adam_direction(a, b, state, 0.5)
+print((resident("VmHWM") - before) / (4 * n))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        cwd=Path(__file__).parent.parent,
+        env={"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
+    )  # fmt: skip
+    assert float(done.stdout) == pytest.approx(DIRECTION_VECTORS, abs=0.5)
+
+
+# --- how it hangs together ------------------------------------------------------------------------
+
+
+def test_the_peak_is_the_worst_moment_and_not_a_sum():
+    found = plan(build(SMALL))
+    totals = {name: found.total(name) for name in found.moments}
+    assert found.peak == max(totals.values()) == totals[found.peak_moment]
+    assert list(totals) == [
+        "rollouts", "RL backward", "SFT backward", "validation rollouts", "validation backward",
+        "meta step",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "absent"),
+    [
+        ("sft", {"rollouts", "RL backward", "meta step"}),
+        ("rl", {"SFT backward", "meta step"}),
+        ("fixed", {"validation rollouts", "meta step"}),
+    ],
+)
+def test_a_method_pays_for_nothing_it_does_not_do(method, absent):
+    found = plan(build({**SMALL, "method": method}))
+    assert not absent & set(found.moments)
+    names = {p.name for parts in found.moments.values() for p in parts}
+    assert "averages of the mu rule" not in names
+
+
+def test_each_knob_turns_the_peak_the_way_it_should():
+    peak = lambda **changes: plan(build({**SMALL, **changes})).peak  # noqa: E731
+    one = peak()
+    assert peak(quantization="nf4") < one < peak(lora_rank=0)
+    assert peak(gradient_checkpointing="off") > one
+    assert peak(accumulation=32) < one < peak(accumulation=8)
+    assert peak(max_new_tokens=400) > one
+    assert peak(lora_rank=64) > one
+
+
+def test_more_gpus_shard_full_training_only():
+    full = build({**SMALL, "lora_rank": 0, "gradient_checkpointing": "on"})
+    one, eight = plan(full), plan(full, gpus=8)
+    moment = "meta step"
+    assert eight.total(moment) == pytest.approx(one.total(moment) / 8)
+    lora = build(SMALL)
+    assert part(plan(lora, gpus=8), moment, "weights") == part(plan(lora), moment, "weights")
+    assert any("DDP" in note for note in plan(lora, gpus=8).notes)
+    with pytest.raises(ConfigError, match="do not divide"):
+        plan(lora, gpus=3)
+
+
+def test_vllm_samples_instead_and_takes_its_share_of_the_card():
+    found = plan(build({**SMALL, "vllm": "colocate"}))
+    assert "key-value cache" not in {p.name for p in found.moments["rollouts"]}
+    assert found.on_card(80) == pytest.approx(found.peak + found.overhead + 0.3 * 80e9)
+    assert plan(build({**SMALL, "vllm": "server"})).vllm_share == 0
+
+
+def test_answers_longer_than_the_window_are_noted():
+    found = plan(build({**SMALL, "model": QWEN_7B, "max_new_tokens": 4096}))
+    assert any("4096 positions" in note for note in found.notes)
+
+
+# --- shapes ---------------------------------------------------------------------------------------
+
+
+def test_a_shape_comes_from_a_folder_or_the_table_and_never_from_the_network(tmp_path):
+    assert shape(str(base_folder("general_points"))).hidden_size == 64
+    assert shape("tiny").hidden_size == 64
+    for name in ("nobody/nothing", str(tmp_path), "x y"):
+        with pytest.raises(ConfigError, match="is not known here") as error:
+            plan(build({"model": name, "max_new_tokens": 8}))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not smollm2.cache_folder().is_dir(), reason="`make smollm2` has not run")
+def test_the_table_agrees_with_the_converted_model():
+    real, known = shape(str(smollm2.cache_folder())), KNOWN["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    assert {key: getattr(real, key) for key in known} == known
+
+
+def test_a_skeleton_takes_no_memory():
+    assert {p.device.type for p in skeleton(shape(QWEN_7B), torch.bfloat16).parameters()} == {
+        "meta"
+    }
+
+
+# --- the recipes ----------------------------------------------------------------------------------
+
+
+def test_the_recipes_fit_the_cards_they_are_named_for():
+    assert len(RECIPES) >= 4
+    fits = {name: plan(build(read_file(name))) for name in RECIPES}
+    assert fits["qwen2.5-1.5b_t4_qlora"].on_card(16) < 14e9
+    assert fits["qwen2.5-math-7b_24gb_qlora"].on_card(24) < 22e9
+    paper = fits["qwen2.5-math-7b_paper"]
+    assert paper.processes == 8
+    assert paper.on_card(80) > 80e9 and paper.on_card(141) < 141e9
+    assert plan(build(read_file("smollm2_cpu")), device="cpu").peak < 6e9
+    for found in fits.values():
+        assert not any("positions" in note for note in found.notes)
+
+
+def test_the_paper_s_recipe_has_the_paper_s_numbers():
+    c = build(read_file("qwen2.5-math-7b_paper"))
+    assert (c.steps, c.rollouts_per_prompt, c.max_new_tokens) == (500, 8, 8192)
+    assert (c.lr, c.warmup_steps, c.mu_start, c.meta_every) == (1e-6, 50, 0.8, 20)  # released
+    assert (c.mu_min, c.mu_max, c.clip_range, c.max_grad_norm) == (0.05, 0.95, 0.2, 1.0)  # released
+    assert plan(c).facts["rollouts_a_run"] == (500 - 50) * 128 * 8
+
+
+def test_every_key_of_a_real_model_s_recipe_has_its_reason():
+    for name in ("qwen2.5-math-7b_24gb_qlora", "qwen2.5-math-7b_paper", "qwen2.5-1.5b_t4_qlora"):
+        text = (CONFIGS / f"{name}.yaml").read_text()
+        assert re.search("has not run", text, re.IGNORECASE)
+    for name in ("qwen2.5-math-7b_24gb_qlora", "qwen2.5-math-7b_paper"):
+        lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
+        keys = [line for line in lines if line and not line.startswith("#")]
+        bare = {line.split(":")[0] for line in keys if "#" not in line}
+        assert bare <= {"eval_samples", "curve_prompts", "eval_every"}  # under a "time"
+
+
+def test_the_launch_file_says_what_its_recipe_says():
+    launch = yaml.safe_load((CONFIGS / "launch" / "fsdp8.yaml").read_text())
+    assert launch["num_processes"] == build(read_file("qwen2.5-math-7b_paper")).processes
+    assert launch["fsdp_config"]["fsdp_version"] == 2  # AMFTTrainer refuses version 1
+    assert not {p.stem for p in (CONFIGS / "launch").iterdir()} & set(named_configs())
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def amft(*arguments):
+    return CliRunner().invoke(app, ["plan", *arguments])
+
+
+def test_the_command_prints_json_formulas_and_an_exit_code():
+    done = amft("qwen2.5-1.5b_t4_qlora", "--json")
+    found = json.loads(done.stdout)
+    assert done.exit_code == 0 and found["peak_bytes"] == sum(
+        found["moments"][found["peak_moment"]].values()
+    ) and found["rollouts_a_step"] == 64  # fmt: skip
+    done = amft("qwen2.5-1.5b_t4_qlora", "--explain", "--card", "16")
+    assert done.exit_code == 0 and "fits a card of 16 GB" in done.stdout
+    assert "logits = 8 rows x 256 tokens x 151,936 x 12 B" in done.stdout
+    assert "rule of thumb" in done.stdout
+    done = amft("qwen2.5-math-7b_24gb_qlora", "--card", "16")
+    assert done.exit_code == 1 and "does not fit" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["lite"], "tiny policy"),
+        (["nothing_like_it"], "neither a file nor one of the recipes"),
+        (["smollm2_cpu", "--device", "tpu"], "gpu or cpu"),
+        (["smollm2_cpu", "--set", "model=nobody/nothing"], "is not known here"),
+        (["smollm2_cpu", "--set", "quantization=int3"], "must be one of none, nf4"),
+        (["smollm2_cpu", "--gpus", "3"], "do not divide"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, words):
+    done = amft(*arguments)
+    assert done.exit_code == 2
+    assert words in done.stderr and done.stderr.startswith("amft-lite: ")
+    assert "\n" not in done.stderr.strip()
+
+
+def test_a_plan_takes_seconds():
+    code = """
+import time
+from amft_lite.config import build, read_file
+from amft_lite.plan import plan
+plan(build(read_file("qwen2.5-math-7b_paper")))
+print(time.process_time())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 10
+
+
+# --- against reality ------------------------------------------------------------------------------
+
+BASE = {
+    "prompts_per_step": 1, "rollouts_per_prompt": 4, "sft_batch": 4, "validation_prompts": 1,
+    "validation_rollouts": 4, "gradient_checkpointing": "off", "max_prompt_tokens": 64,
+}  # fmt: skip
+TINY = BASE | {
+    "model": "tiny", "lora_rank": 0, "prompts_per_step": 64, "rollouts_per_prompt": 16,
+    "sft_batch": 64, "validation_prompts": 16, "validation_rollouts": 8, "max_prompt_tokens": 16,
+}  # fmt: skip
+LORA = BASE | {"model": "smollm2", "lora_rank": 8, "dtype": "bfloat16"}
+NF4 = BASE | {"model": "smollm2", "lora_rank": 8, "quantization": "nf4"}

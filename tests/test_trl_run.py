@@ -1,0 +1,200 @@
+"""Runs of real models from the command line: one folder, resume after a kill, two processes."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from amft_lite.cli import app
+from amft_lite.config import build
+from amft_lite.smollm2 import cache_folder, gguf_file
+from amft_lite.trl_run import ModelRun, trainer_config
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = {
+    "model": "tiny", "lora_rank": 0, "gradient_checkpointing": "off", "steps": 8,
+    "warmup_steps": 2, "prompts_per_step": 4, "rollouts_per_prompt": 4, "sft_batch": 8,
+    "validation_prompts": 2, "validation_rollouts": 4, "meta_every": 2, "demonstrations": 20,
+    "eval_prompts": 6, "eval_samples": 5, "curve_prompts": 4, "eval_every": 4, "save_every": 2,
+}  # fmt: skip
+
+
+def words(**changes):
+    return [w for k, v in {**TINY, **changes}.items() for w in ("--set", f"{k}={v}")]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def test_a_run_is_a_run_folder_like_any_other(tmp_path):
+    done = run("run", "--out", tmp_path / "r", *words())
+    assert done.exit_code == 0, done.output
+    lines = [json.loads(x) for x in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines] == list(range(8))
+    assert [x["phase"] for x in lines] == ["warm-up"] * 2 + ["train"] * 6
+    assert all("reward" not in x and x["mu"] == 1 for x in lines[:2])
+    assert all(0 < x["mu"] < 1 and x["entropy"] > 0 for x in lines[2:])
+    assert [x["step"] for x in lines if "validation_reward" in x] == [2, 4, 6]
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert summary["splits"]["final"]["test"]["prompts"] == 6
+    assert summary["splits"]["base"].keys() == {"test", "ood_rule"}
+    assert (tmp_path / "r" / "report.html").is_file()
+    found = run("evaluate", tmp_path / "r", "--prompts", 4, "--samples", 2, "--examples", 1)
+    assert found.exit_code == 0 and "ood_rule" in found.output
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
+    whole = run("run", "--out", tmp_path / "whole", *words())
+    assert whole.exit_code == 0, whole.output
+    command = [sys.executable, "-m", "amft_lite", "run", "--out", str(tmp_path / "cut"), *words()]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+    log = tmp_path / "cut" / "metrics.jsonl"
+    end = time.monotonic() + 120
+    while not (log.is_file() and len(log.read_text().splitlines()) >= 5):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    went_on = run("run", "--out", tmp_path / "cut", "--resume")
+    assert went_on.exit_code == 0, went_on.output
+    assert "Going on from" in went_on.output
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    lines = [json.loads(x)["step"] for x in log.read_text().splitlines()]
+    assert lines == list(range(8))
+
+
+def test_torchrun_trains_one_run_in_two_processes(tmp_path):
+    out = tmp_path / "two"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               "--nproc_per_node=2", "-m", "amft_lite", "run", "--out", str(out),
+               *words(processes=2)]  # fmt: skip
+    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True,
+                          timeout=280)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("training took") == 1  # one process speaks
+    lines = [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines] == list(range(8))
+    summary = json.loads((out / "summary.json").read_text())
+    assert sum(summary["splits"]["final"]["test"]["outcomes"].values()) == 6 * 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model": "no/such/folder/here"}, "model: there is no model in no/such/folder/here"),
+        ({"processes": 2}, "this run has 1 processes, its settings say 2"),
+        ({"prompts_per_step": 3, "accumulation": 5}, "must be a multiple of accumulation"),
+        ({"max_prompt_tokens": 2}, "no prompt of general_points has at most 2 tokens"),
+        ({"chat": "on"}, "chat: the tokenizer of tiny has no chat template"),
+        ({"eval_samples": 1}, "eval_samples must be at least 2"),
+        ({"save_every": 3, "inner_epochs": 2}, "save_steps (3) must be a multiple of 2"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, changes, sentence):
+    done = run("run", "--out", tmp_path / "r", *words(**changes))
+    assert done.exit_code == 2, done.output
+    assert sentence in " ".join(done.output.split())
+    assert not (tmp_path / "r" / "model").exists()
+
+
+def test_every_setting_of_the_loop_reaches_the_trainer(tmp_path):
+    """Or is one of those that the run itself uses. A forgotten one would be silently ignored."""
+    changes = {
+        "lr": 3e-4, "beta1": 0.8, "beta2": 0.7, "weight_decay": 0.1, "max_grad_norm": 0.3,
+        "temperature": 0.9, "advantage": "gae", "advantage_scale": "none", "clip_range": 0.3,
+        "inner_epochs": 2, "gamma": 0.9, "gae_lambda": 0.8, "value_lr": 0.1, "mu_start": 0.4,
+        "mu_min": 0.1, "mu_max": 0.9, "eta_mu": 2.0, "max_change": 0.1, "meta_every": 3,
+        "validation_prompts": 4, "validation_rollouts": 2, "ema_gradients": 0.5,
+        "ema_utility": 0.4, "width": 0.2, "entropy_form": "text", "eta_entropy": 0.1,
+        "entropy_beta": 0.2, "switch": 0.2, "published_lr": 0.1, "published_eta_mu": 0.2,
+        "published_eta_entropy": 0.3, "seed": 3, "steps": 9, "warmup_steps": 3, "sft_batch": 6,
+        "prompts_per_step": 2, "rollouts_per_prompt": 6, "save_every": 4, "keep_checkpoints": 4,
+        "gradient_checkpointing": "on", "lr_schedule": "cosine", "lr_warmup_steps": 2,
+        "accumulation": 3, "max_new_tokens": 7, "vllm_memory": 0.2, "dtype": "bfloat16",
+    }  # fmt: skip
+    elsewhere = set(
+        "method task reward base demonstrations micro_batch threads eval_prompts eval_samples "
+        "eval_every curve_prompts model backend quantization lora_rank lora_alpha lora_dropout "
+        "max_prompt_tokens chat trust_remote_code processes vllm".split()
+    )
+    plain = build({**TINY, "save_every": 2})
+    assert {k for k in vars(plain)} == changes.keys() | elsewhere
+    before = vars(trainer_config(plain, tmp_path, 14))
+    for key, value in changes.items():
+        other = {**TINY, "save_every": 2, key: value}
+        if key in ("inner_epochs", "accumulation"):
+            other |= {"prompts_per_step": 6, "save_every": 6}
+        config = build(other)
+        new = config.max_new_tokens or 14
+        after = vars(trainer_config(config, tmp_path, new))
+        base = vars(trainer_config(build({**other, key: vars(plain)[key]}), tmp_path, 14))
+        assert str(after) != str(base), key
+    assert before["shuffle_dataset"] is False
+
+
+SMOLLM2 = (cache_folder() / "config.json").is_file() or (
+    gguf_file() is not None and importlib.util.find_spec("gguf") is not None
+)
+
+
+@pytest.mark.skipif(not SMOLLM2, reason="`make smollm2` installs the model")
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_three_real_steps_of_smollm2(tmp_path, quantization):
+    """Adapters of a 135M model, bf16 or 4 bits: gradients, saved, reloaded, merged, generating."""
+    config = build(
+        {
+            "model": "smollm2", "quantization": quantization, "dtype": "bfloat16", "steps": 3,
+            "task": "arithmetic", "warmup_steps": 0, "prompts_per_step": 2,
+            "rollouts_per_prompt": 2, "sft_batch": 2, "validation_prompts": 1, "meta_every": 2,
+            "validation_rollouts": 2, "max_new_tokens": 6, "demonstrations": 4, "lora_rank": 4,
+            "gradient_checkpointing": "off", "eval_prompts": 1, "eval_samples": 2, "eval_every": 0,
+        }
+    )  # fmt: skip
+    run = ModelRun.create(tmp_path / "r", config)
+    rewards = iter(range(10**6))
+    run.reward = lambda completions, **_: [float(next(rewards) % 2) for _ in completions]
+    run.train()
+    lines = run.metrics
+    assert len(lines) == 3
+    for line in lines:
+        assert 0 < line["grad_norm_sft"] < 1e4 and 0 < line["grad_norm_rl"] < 1e4
+    assert lines[0]["grad_norm_utility"] > 0 and 0 < lines[-1]["mu"] < 1
+
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoTokenizer
+
+    trained = run.trainer.accelerator.unwrap_model(run.trainer.model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "r" / "model")
+    ids = tokenizer("3 + 4 ?", return_tensors="pt")
+    with torch.no_grad():
+        expected = trained(**ids).logits[0, -1].float()
+    again = ModelRun(tmp_path / "r", config)
+    again.load()
+    with torch.no_grad():
+        reloaded = again.trainer.model(**ids).logits[0, -1].float()
+    assert torch.allclose(expected, reloaded, atol=1e-3)
+    merged = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "r" / "model").merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    out = merged.generate(**ids, max_new_tokens=5, do_sample=False)
+    assert out.shape[1] > ids["input_ids"].shape[1]
