@@ -109,7 +109,10 @@ def step(repeats: int = 7, console: Console | None = None, steps: int = 20) -> d
     def reward(prompts, completions, **_):
         return [task.reward(known[p], c).value for p, c in zip(prompts, completions, strict=True)]
 
-    def trainer(kind: str, size: str | None = None):
+    def parity(completions, **_):  # an untrained model's rewards must differ, or nothing is held
+        return [float(len(set(text.split())) % 2) for text in completions]
+
+    def trainer(kind: str, size: str | None = None, reward=reward):
         policy, tokenizer = load_policy(base_folder("general_points"))
         if size:
             policy = tiny_llama(len(tokenizer), size)
@@ -126,7 +129,9 @@ def step(repeats: int = 7, console: Console | None = None, steps: int = 20) -> d
             **common,
         )  # fmt: skip
 
-    bytes_held = {kind: _bytes_after_a_block(trainer(kind, "2.7M"), 2) for kind in ("grpo", "amft")}
+    bytes_held = {
+        kind: _bytes_after_a_block(trainer(kind, "2.7M", parity), 2) for kind in ("grpo", "amft")
+    }
     weights = sum(p.numel() * 4 for p in tiny_llama(105, "2.7M").parameters())
     extra = (bytes_held["amft"] - bytes_held["grpo"]) / weights
 

@@ -25,10 +25,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+CHUNK = 2**20  #: coordinates taken at a time where temporary vectors of all would not fit
 
 Reduce = Callable[[Tensor], Tensor]  #: adds a scalar up over the processes that hold parts
 
@@ -106,9 +108,11 @@ def norm(vector: Tensor, reduce: Reduce | None = None) -> Tensor:
 
 def clip_by_norm(grad: Tensor, max_norm: float | None, reduce: Reduce | None = None) -> Tensor:
     """torch.nn.utils.clip_grad_norm_ for one flat vector, without the side effect."""
-    if max_norm is None:
-        return grad
-    return grad * (max_norm / (norm(grad, reduce) + 1e-6)).clamp(max=1.0).to(grad.dtype)
+    return grad if max_norm is None else grad * _clip_factor(grad, max_norm, reduce)
+
+
+def _clip_factor(grad: Tensor, max_norm: float, reduce: Reduce | None) -> Tensor:
+    return (max_norm / (norm(grad, reduce) + 1e-6)).clamp(max=1.0).to(grad.dtype)
 
 
 def adam_state(optimizer: torch.optim.Optimizer, max_norm: float | None = None) -> AdamState:
@@ -129,7 +133,7 @@ def adam_state(optimizer: torch.optim.Optimizer, max_norm: float | None = None) 
         same = all(group.get(k) == first.get(k) for k in settings)
         if not same or group["amsgrad"] or group["maximize"]:
             raise ValueError(
-                "Adam's groups must share all settings but weight decay, without amsgrad or maximize"
+                "Adam's groups must share all but weight decay, without amsgrad or maximize"
             )
     params = [p for group in groups for p in group["params"]]
     state = [optimizer.state.get(p) or {} for p in params]
@@ -141,7 +145,8 @@ def adam_state(optimizer: torch.optim.Optimizer, max_norm: float | None = None) 
     decay = decays[0]
     if len(set(decays)) > 1:  # transformers' Trainer spares biases and norms
         sizes = [sum(local(p).numel() for p in group["params"]) for group in groups]
-        decay = torch.tensor(decays).repeat_interleave(torch.tensor(sizes)).to(local(params[0]))
+        each = torch.tensor(decays, dtype=params[0].dtype, device=params[0].device)
+        decay = each.repeat_interleave(torch.tensor(sizes, device=each.device))
     return AdamState(
         exp_avg=flatten(s.get("exp_avg", z) for s, z in zip(state, zero, strict=True)),
         exp_avg_sq=flatten(s.get("exp_avg_sq", z) for s, z in zip(state, zero, strict=True)),
@@ -194,9 +199,28 @@ def adam_direction(
     The two mixtures are kept inside [0, 1]; a small `width` gives the derivative at mu.
     """
     low, high = max(0.0, mu - width / 2), min(1.0, mu + width / 2)
-    upper = adam_update(mix(grad_sft, grad_rl, high), state)
-    lower = adam_update(mix(grad_sft, grad_rl, low), state)
-    return (upper - lower) / (high - low)
+    factors = [1.0, 1.0]
+    if state.max_norm is not None:
+        factors = [
+            _clip_factor(mix(grad_sft, grad_rl, m), state.max_norm, state.reduce)
+            for m in (low, high)
+        ]
+    direction = torch.empty_like(grad_rl)
+    for start in range(0, len(grad_rl), CHUNK):
+        part = slice(start, start + CHUNK)
+        here, sft, rl = _part_of(state, part), grad_sft[part], grad_rl[part]
+        lower, upper = (
+            adam_update(mix(sft, rl, m) * factor, here)
+            for m, factor in zip((low, high), factors, strict=True)
+        )
+        direction[part] = (upper - lower) / (high - low)
+    return direction
+
+
+def _part_of(state: AdamState, part: slice) -> AdamState:
+    """Some coordinates of the state; clipping, which looks at all of them, is done elsewhere."""
+    vectors = {k: v[part] for k, v in vars(state).items() if isinstance(v, Tensor)}
+    return replace(state, **vectors, max_norm=None)
 
 
 def naive_direction(grad_sft: Tensor, grad_rl: Tensor, state: AdamState) -> Tensor:
@@ -211,14 +235,21 @@ def naive_direction(grad_sft: Tensor, grad_rl: Tensor, state: AdamState) -> Tens
 
 def mu_gradient(grad_utility: Tensor, direction: Tensor, reduce: Reduce | None = None) -> Tensor:
     """dU/dmu = <grad U, d theta'/d mu>: a scalar, added up in float64."""
-    dot = torch.dot(grad_utility.double(), direction.double())
+    chunks = zip(grad_utility.split(CHUNK), direction.split(CHUNK), strict=True)
+    dot = sum(torch.dot(a.double(), b.double()) for a, b in chunks)
     return dot if reduce is None else reduce(dot)
+
+
+def _double_norm(vector: Tensor, reduce: Reduce | None) -> Tensor:
+    norms = torch.stack([part.double().norm() for part in vector.split(CHUNK)])
+    if reduce is not None:
+        return reduce((norms**2).sum()).sqrt()
+    return norms[0] if len(norms) == 1 else norms.norm()
 
 
 def cosine(a: Tensor, b: Tensor, reduce: Reduce | None = None) -> float:
     """Cosine of two flat vectors in float64; 0 where one of them is zero."""
-    a, b = a.double(), b.double()
-    norms = norm(a, reduce) * norm(b, reduce)
+    norms = _double_norm(a, reduce) * _double_norm(b, reduce)
     return float(mu_gradient(a, b, reduce) / norms) if norms > 0 else 0.0
 
 
