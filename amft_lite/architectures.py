@@ -107,7 +107,8 @@ def layer_bytes(config: PretrainedConfig, dtype: torch.dtype, lora_rank: int = 0
     """What autograd keeps for the backward pass of one layer, in bytes a token.
 
     Counted: the forward pass of two layers less that of one, on the meta device. Attention counts
-    as a fused kernel, which keeps queries, keys, values, result and one number a head.
+    as a fused kernel, which keeps queries, keys, values, result and one number a head. In half
+    precision the trainer runs under autocast, where each adapter keeps a copy of its own input.
     """
     from transformers import AttentionInterface
 
@@ -125,11 +126,15 @@ def layer_bytes(config: PretrainedConfig, dtype: torch.dtype, lora_rank: int = 0
             return tensor
 
         ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
+        excess = 0
         if lora_rank:
             model.enable_input_require_grads()
+            # autocast, which does not act on the meta device, makes float32 copies half as wide
+            into = [m for name, m in model.named_modules() if name.endswith("lora_A.default")]
+            excess = tokens * (4 - dtype.itemsize) * sum(m.in_features for m in into)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             model(input_ids=ids, use_cache=False, logits_to_keep=1)
-        kept.append(sum(storage.nbytes() for storage in storages.values()))
+        kept.append(sum(storage.nbytes() for storage in storages.values()) - excess)
     return (kept[1] - kept[0]) // tokens
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from amft_lite.config import (
     FIELDS,
+    MODEL_FIELDS,
     ConfigError,
     ModelConfig,
     build,
@@ -48,8 +49,14 @@ def refuse(message: object) -> typer.Exit:
 
 def settings_help() -> str:
     """Every key with its default, for `run --help`."""
-    keys = ", ".join(f"{f.name}={f.default}" for f in FIELDS.values())
-    return f"Change a setting, e.g. --set steps=60; may be repeated. Keys and defaults: {keys}"
+    keys, more = (
+        ", ".join(f"{f.name}={f.default}" for f in fields.values())
+        for fields in (FIELDS, MODEL_FIELDS)
+    )
+    return (
+        f"Change a setting, e.g. --set steps=60; may be repeated. Keys and defaults: {keys}. "
+        f"With `model` also: {more}"
+    )
 
 
 def open_run(folder: Path) -> Run:
@@ -217,9 +224,8 @@ def evaluate(
     try:
         current = open_run(folder)
         current.load()
-        table = Table(
-            "split", "success", "greedy", "attempts@5", "prompts", groups_word(current.task)
-        )
+        unit = groups_word(current.task).split()[-1]
+        table = Table("split", "success", "greedy", "attempts@5", "problems", unit)
         for name in split or reported_splits(current.task):
             found = current.evaluate(name, prompts, samples).summary()
             table.add_row(

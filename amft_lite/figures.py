@@ -32,6 +32,7 @@ COLOURS = {
     "grey": "#7f7f7f",
 }
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7f7f7f")
+DASHES = ("solid", "dash", "dot", "dashdot")
 
 Line = dict[str, Any]
 
@@ -146,12 +147,14 @@ def add_band(
 
 
 def success_figure(curves: dict[str, Sequence[Line]], warmup_steps: int = 0) -> go.Figure:
-    """Held-out success against steps; one run, or several by name. Bands: 95 % over multisets."""
+    """Held-out success against steps; one run, or several by name. Bands: 95 % over groups."""
     figure = new_figure("Held-out success", "training step", "share of right answers")
     for place, (name, curve) in enumerate(curves.items()):
-        splits = [key for key in curve[0] if key != "step"]
-        for split, dash in zip(splits, ("solid", "dash", "dot", "dashdot"), strict=False):
-            shade = colour(name, place) if len(curves) > 1 or split == "test" else PALETTE[4]
+        splits = [key for key in curve[0] if key != "step"][: len(DASHES)]  # more is unreadable
+        for number, split in enumerate(splits):
+            dash, shade = DASHES[number], colour(name, place)
+            if len(curves) == 1 and split != "test":
+                shade = PALETTE[(3 + number) % len(PALETTE)]
             steps = [point["step"] for point in curve]
             low = [point[split]["low"] for point in curve]
             high = [point[split]["high"] for point in curve]

@@ -8,8 +8,8 @@ that are not there at the same time do not add up.
     SFT backward         the same with g_RL set aside
     validation rollouts  with g_RL and g_SFT set aside (every K-th step)
     validation backward  the same, one micro-batch
-    meta step            g_RL, g_SFT, grad U, Adam's moments as flat vectors, and the two updates
-                         whose difference is the direction
+    meta step            g_RL, g_SFT, grad U, Adam's moments as flat vectors, and what the
+                         direction is computed in
     mixing               (1 - mu) g_RL + mu g_SFT, where there is no meta step
 
 What autograd keeps of a layer is counted on torch's meta device (`architectures.layer_bytes`);
@@ -35,8 +35,9 @@ from amft_lite.weighting import Controller
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: Flat vectors that `meta_gradient.adam_direction` holds at its peak, its result included.
-DIRECTION_VECTORS = 9
+#: Flat vectors that `meta_gradient.adam_direction` holds at its peak (it goes by chunks, except
+#: for the norm of a mixture).
+DIRECTION_VECTORS = 3
 #: Bytes for each (answer token x vocabulary) entry of a backward pass, all in float32: logits,
 #: log-probabilities, and a gradient for each. (Half-precision originals are gone by then.)
 LOGIT_BYTES = 12
@@ -291,7 +292,7 @@ class _Planner:
                 *base,
                 self.vectors("g_RL, g_SFT, grad U", 3),
                 self.vectors("Adam's moments, flat", 2),
-                self.vectors("two updates", DIRECTION_VECTORS),
+                self.vectors("their mixture", DIRECTION_VECTORS),
             ]
         else:
             moments["mixing"] = [*base, self.vectors("g_RL, g_SFT, mixture", 5)]

@@ -136,6 +136,7 @@ def load_model(
         options = {"dtype": stored, **_quantized(quantization, compute), **remote}
         policy = _reading(model, lambda: AutoModelForCausalLM.from_pretrained(place, **options))
         tokenizer = _reading(model, lambda: AutoTokenizer.from_pretrained(place, **remote))
+    keep_differentiable(policy)
     tokenizer.padding_side = "left"  # completions of one batch share their columns
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -147,6 +148,18 @@ def load_model(
                 policy, lora_rank, lora_alpha, lora_dropout, gradient_checkpointing == "on"
             )
     return policy.eval(), tokenizer
+
+
+def keep_differentiable(model: torch.nn.Module) -> None:
+    """Let gradients through a model's 4-bit weights on every CPU.
+
+    On those with AVX512-BF16 bitsandbytes 0.50 repacks the weights when they are first used in eval
+    mode, for a product that has no backward pass: after its first rollouts a policy would train
+    with the gradients of all layers below lost (cosine .26 with the right one on SmolLM2).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _need(package: str, wish: str, extra: str) -> None:

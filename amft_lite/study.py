@@ -84,7 +84,7 @@ def train_all(
                     else:
                         command += ["--config", recipe]
                         command += [w for k, v in settings.items() for w in ("--set", f"{k}={v}")]
-                    log = open(folder.with_suffix(".log"), "w")  # noqa: SIM115
+                    log = open(folder.with_name(f"{folder.name}.log"), "w")  # noqa: SIM115
                     process = subprocess.Popen(
                         command, stdout=log, stderr=subprocess.STDOUT,
                         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -95,7 +95,7 @@ def train_all(
                     folder, log = running.pop(process)
                     log.close()
                     if process.returncode:
-                        tail = folder.with_suffix(".log").read_text()[-500:]
+                        tail = folder.with_name(f"{folder.name}.log").read_text()[-500:]
                         raise ValueError(f"the run {folder} failed: {tail.strip()}")
                     bar.advance(task)
         finally:
@@ -138,7 +138,8 @@ def collect(name: str, folders: dict[tuple[str, int], Path], **more: Any) -> dic
     """The result of a finished study; `more` is kept beside it."""
     runs, base = [], {}
     for (method, seed), folder in folders.items():
-        summary = Run.open(folder).summary
+        run = Run.open(folder)
+        summary = run.summary
         final = summary["splits"]["final"]
         base = {split: found["success"] for split, found in summary["splits"]["base"].items()}
         others = [split for split in final if split != "test"]
@@ -146,6 +147,7 @@ def collect(name: str, folders: dict[tuple[str, int], Path], **more: Any) -> dic
             {
                 "method": method,
                 "seed": seed,
+                "lr": run.config.lr,
                 "test": final["test"]["success"]["mean"],
                 "test_greedy": final["test"]["greedy"]["mean"],
                 **{split: final[split]["success"]["mean"] for split in others},

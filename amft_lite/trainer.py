@@ -50,6 +50,7 @@ from amft_lite.meta_gradient import (
 )
 from amft_lite.methods import Method
 from amft_lite.models import token_logps
+from amft_lite.real_models import keep_differentiable
 from amft_lite.trainer_batches import (
     Answers,
     answers_of,
@@ -131,6 +132,7 @@ class AMFTTrainer(ValueHeadTrainer):
         )
         for p, dtype in zip(trained, dtypes, strict=True):  # TRL makes a 4-bit model's adapters
             p.data = p.data.to(dtype)  # bf16, in which small steps vanish and fp16's scaler fails
+        keep_differentiable(self.model)
         if str(self.accelerator.distributed_type).endswith("DEEPSPEED"):
             raise TrainerInputError("AMFTTrainer cannot run under DeepSpeed; use DDP or FSDP.")
         if self.is_fsdp_enabled and not getattr(self.accelerator, "is_fsdp2", False):

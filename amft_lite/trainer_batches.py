@@ -5,6 +5,7 @@ Left out: images.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -66,8 +67,13 @@ def tokenized(
             answers.append(ids[:max_length])
         return {"prompt_ids": tokenize_prompts(rows["prompt"])[0], "answer_ids": answers}
 
-    columns, text = dataset.column_names, "Tokenizing demonstrations"
-    return dataset.map(tokens, batched=True, remove_columns=columns, desc=text)
+    return dataset.map(
+        tokens,
+        batched=True,
+        remove_columns=dataset.column_names,
+        desc="Tokenizing demonstrations",
+        new_fingerprint=uuid.uuid4().hex,  # or datasets would pickle TRL's trainer, model included
+    )
 
 
 def demonstration_batch(rows: dict[str, list], pad: int, device: torch.device) -> Answers:

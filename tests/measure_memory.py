@@ -4,8 +4,9 @@
 
 Takes settings of `ModelConfig`, trains two steps of AMFTTrainer on the CPU, both with a meta step
 (the first one has no moments of Adam yet), all prompts and answers as long as the settings allow,
-and prints JSON. `peak_bytes` is the largest resident size above the one after all imports, by the
-kernel's own count (VmHWM, which is reset there).
+and prints JSON. `peak_bytes` is the largest resident size while training, above the one after all
+imports, by the kernel's own count (VmHWM, which is reset there); `building_bytes` the same before
+training: loading the model and making the trainer.
 """
 
 import json
@@ -65,6 +66,7 @@ def watch(trainer) -> dict[str, int]:
     wrap(trainer, "_sft_gradient", "SFT backward")
     wrap(trainer, "_measure_utility", "validation backward")
     wrap(trainer.rule, "update", "meta step")
+    wrap(trainer, "_window_entropy", "entropy")
     wrap(trainer, "_put_gradient", "optimiser")
     trainer.watched = lambda: close("rest")
     return peaks
@@ -111,6 +113,8 @@ def main(settings: dict) -> dict:
             validation_dataset=[{"prompt": p} for p in held_out],
             processing_class=tokenizer,
         )
+        building = resident("VmHWM")
+        reset()
         moments = watch(trainer)
         trainer.train()
         trainer.watched()
@@ -118,6 +122,7 @@ def main(settings: dict) -> dict:
     return {
         "before_bytes": before,
         "loading_bytes": loaded - before,
+        "building_bytes": building - before,
         "peak_bytes": max(moments.values()) - before,
         "moments": {name: peak - before for name, peak in moments.items()},
         "lengths": [

@@ -448,7 +448,7 @@ def test_a_run_measures_every_reported_split(tmp_path):
     for phase in ("base", "warm-up", "final"):
         assert list(summary["splits"][phase]) == ["test", *OOD]
         assert summary["splits"][phase]["ood_words"]["prompts"] == 10
-    assert summary["groups"] == "problems" and "multisets" not in result.output
+    assert summary["groups"] == "groups" and "multisets" not in result.output
     for split in ("test", *OOD):
         assert split in result.output
     page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")

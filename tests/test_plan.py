@@ -224,7 +224,7 @@ def test_the_recipes_fit_the_cards_they_are_named_for():
     assert fits["qwen2.5-math-7b_24gb_qlora"].on_card(24) < 22e9
     paper = fits["qwen2.5-math-7b_paper"]
     assert paper.processes == 8
-    assert paper.on_card(80) > 80e9 and paper.on_card(141) < 141e9
+    assert paper.on_card(80) < 80e9
     assert plan(build(read_file("smollm2_cpu")), device="cpu").peak < 6e9
     for found in fits.values():
         assert not any("positions" in note for note in found.notes)
@@ -319,3 +319,46 @@ TINY = BASE | {
 }  # fmt: skip
 LORA = BASE | {"model": "smollm2", "lora_rank": 8, "dtype": "bfloat16"}
 NF4 = BASE | {"model": "smollm2", "lora_rank": 8, "quantization": "nf4"}
+
+#: What tests/measure_memory.py found: MB above the imports at the worst moment of two AMFT steps,
+#: torch 2.13.0 (CPU build, AVX-512 without AMX), transformers 5.17.0, peft 0.21.2, trl 1.14.2,
+#: bitsandbytes 0.50.2, one thread. Tiny: 1024 answers at once, all weights; the others: 4 answers.
+MEASURED = {
+    "tiny, 16 + 16 tokens": (TINY | {"max_new_tokens": 16}, 610),
+    "tiny, 16 + 48 tokens": (TINY | {"max_new_tokens": 48}, 1214),
+    "SmolLM2 LoRA bfloat16, 64 + 64": (LORA | {"max_new_tokens": 64}, 1217),
+    "SmolLM2 LoRA bfloat16, 64 + 160": (LORA | {"max_new_tokens": 160}, 1660),
+    "SmolLM2 LoRA bfloat16, checkpointing, 64 + 64": (
+        LORA | {"max_new_tokens": 64, "gradient_checkpointing": "on"}, 824
+    ),
+    "SmolLM2 LoRA bfloat16, checkpointing, 64 + 160": (
+        LORA | {"max_new_tokens": 160, "gradient_checkpointing": "on"}, 969
+    ),
+    "SmolLM2 LoRA NF4, 64 + 64": (NF4 | {"max_new_tokens": 64}, 1265),
+    "SmolLM2 LoRA NF4, 64 + 160": (NF4 | {"max_new_tokens": 160}, 1728),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_peak_is_within_a_quarter_of_what_was_measured(name):
+    settings, megabytes = MEASURED[name]
+    planned = plan(build(settings), device="cpu").peak / 1e6
+    assert planned == pytest.approx(megabytes, rel=0.25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_peak_is_within_a_quarter_of_what_is_measured_now(name):
+    settings, megabytes = MEASURED[name]
+    if settings["model"] == "smollm2" and not smollm2.cache_folder().is_dir():
+        pytest.skip("`make smollm2` has not run")
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "measure_memory.py"), json.dumps(settings)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["lengths"][-1] == settings["max_new_tokens"]
+    assert found["building_bytes"] < found["peak_bytes"]  # nothing copies the model beforehand
+    measured = found["peak_bytes"] / 1e6
+    assert plan(build(settings), device="cpu").peak / 1e6 == pytest.approx(measured, rel=0.25)
+    assert measured == pytest.approx(megabytes, rel=0.1)

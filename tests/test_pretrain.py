@@ -11,7 +11,6 @@ from amft_lite.models import SIZES, base_folder, tiny_llama, word_tokenizer
 from amft_lite.pretrain import (
     PretrainConfig,
     bands,
-    curriculum,
     learning_rate,
     pretrain,
     recipe,

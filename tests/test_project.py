@@ -124,7 +124,7 @@ LAYERS = [
     {"report", "study"},
     {"exercises.checking"},
     {"exercises.implicit_rewards", "exercises.losses", "exercises.controller",
-     "exercises.training"},
+     "exercises.training", "exercises.scaling"},
     {"exercises"},
     {"cli"},
     {"__main__"},

@@ -1,15 +1,17 @@
 """The committed study: it follows from its own runs, and it shows what the README says."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from amft_lite.config import build
 from amft_lite.loop import AMFT
 from amft_lite.models import base_folder, load_policy
-from amft_lite.study import STUDIES, Study, collect, judge, run_study, shipped
+from amft_lite.study import STUDIES, Study, collect, judge, print_result, run_study, shipped
 
 QUICK = shipped("quick")
 
@@ -50,6 +52,55 @@ def test_the_meta_gradient_moves_mu_in_every_run():
 def test_results_carry_provenance():
     assert set(QUICK["provenance"]) >= {"commit", "torch", "transformers", "python", "system"}
     assert "+" not in QUICK["provenance"]["commit"]  # made from a committed tree
+
+
+ARITHMETIC = shipped("arithmetic")
+
+
+def test_the_arithmetic_tables_follow_from_its_runs():
+    study = STUDIES["arithmetic"]
+    assert [(r["method"], r["seed"]) for r in ARITHMETIC["runs"]] == [
+        (method, seed) for seed in range(1, 6) for method in study.methods
+    ]
+    measures = ("test", "test_greedy", "ood_choice", "ood_length", "ood_words")
+    for measure in measures:
+        values = {m: column(m, measure, ARITHMETIC) for m in study.methods}
+        for method, row in ARITHMETIC["means"].items():
+            assert row[measure]["mean"] == pytest.approx(values[method].mean())
+            assert row[measure]["n"] == 5 and set(row) == set(measures)
+        for other in study.methods[1:]:
+            difference = values["amft"] - values[other]
+            low, high = stats.t.interval(0.95, 4, difference.mean(), stats.sem(difference))
+            row = ARITHMETIC["differences"][f"amft - {other}"][measure]
+            assert (row["low"], row["high"]) == pytest.approx((low, high))
+
+
+def test_every_method_chose_its_rate_among_the_same_three_on_seed_0_and_validation():
+    study = STUDIES["arithmetic"]
+    for method in study.methods:
+        rows = [r for r in ARITHMETIC["sweep"] if r["method"] == method]
+        assert tuple(r["lr"] for r in rows) == study.rates and {r["seed"] for r in rows} == {0}
+        best = max(r["validation"]["mean"] for r in rows)
+        [taken] = [r for r in rows if r["lr"] == ARITHMETIC["lr"][method]]
+        assert taken["validation"]["mean"] == best
+        assert all(r["lr"] == taken["lr"] for r in ARITHMETIC["runs"] if r["method"] == method)
+    assert 0 not in ARITHMETIC["seeds"]
+
+
+def test_a_study_with_rates_sweeps_them_first(tmp_path, monkeypatch):
+    tiny = {"steps": 4, "warmup_steps": 2, "eval_every": 0, "eval_prompts": 5}
+    study = Study(("sft",), tiny, recipe="arithmetic_lite", first_seed=7, rates=(1e-6, 5e-3))
+    monkeypatch.setitem(STUDIES, "tiny", study)
+    result = run_study("tiny", tmp_path, seeds=2)
+    assert [(r["lr"], r["seed"]) for r in result["sweep"]] == [(1e-6, 0), (5e-3, 0)]
+    figures = {r["lr"]: r["validation"]["mean"] for r in result["sweep"]}
+    assert result["lr"] == {"sft": max(figures, key=figures.get)}
+    assert {r["lr"] for r in result["runs"]} == {result["lr"]["sft"]}
+    assert set(result["base"]) == {"test", "ood_choice", "ood_length", "ood_words"}
+    console = Console(file=io.StringIO(), record=True, width=250)
+    print_result(result, console)
+    printed = console.export_text()
+    assert "taken" in printed and "ood_words" in printed
 
 
 def test_a_missing_run_is_named():

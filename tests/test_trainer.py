@@ -219,6 +219,43 @@ def test_lora_trains_adapters_alone_and_holds_gradients_of_their_size(tmp_path):
     assert all(g.norm() > 0 for g in (a.sft, a.rl, a.utility))
 
 
+@pytest.mark.parametrize("seen", ["sampling", "nothing"])
+def test_gradients_pass_through_4_bit_weights_also_after_sampling(tmp_path, seen):
+    """On CPUs with AVX512-BF16 bitsandbytes 0.50 repacks weights when they are first used in eval
+    mode, for a product without a gradient; those of the layers below would be lost."""
+    from amft_lite.real_models import load_model
+
+    model, _ = load_model("tiny", quantization="nf4", lora_rank=4, dtype="bfloat16")
+    with torch.no_grad():  # LoRA starts with B = 0, and then no gradient reaches A
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.copy_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    made = make(tmp_path, model=model, bf16=True)
+    made.create_optimizer()
+    if seen == "sampling":
+        made.answers(["1 1 |", "2 2 |"], 2)
+    rows = made.sft_dataset[list(range(len(DEMOS)))]
+    made.accelerator.gradient_state._set_sync_gradients(True)
+    grad, _ = made._nll_gradient(made.model.train(), rows)
+
+    # the same with the frozen weights written out: no 4-bit kernel in it
+    import bitsandbytes as bnb
+    from torch import nn
+
+    def written_out(layer):
+        plain = nn.Linear(layer.in_features, layer.out_features, bias=False)
+        state = layer.weight.quant_state
+        plain.weight.data = bnb.functional.dequantize_4bit(layer.weight.data, state).bfloat16()
+        return plain.requires_grad_(False)
+
+    for module in list(made.model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, bnb.nn.Linear4bit):
+                setattr(module, name, written_out(child))
+    expected, _ = made._nll_gradient(made.model.train(), rows)
+    assert (grad - expected).norm() < 0.05 * expected.norm()  # bf16
+
+
 def test_bf16_weights_train_with_float32_averages(tmp_path):
     model, _ = policy()
     made = make(tmp_path, model=model.to(torch.bfloat16), bf16=True)
@@ -269,6 +306,17 @@ def test_demonstrations_end_with_end_of_text_and_are_padded_on_the_right(tmp_pat
     assert batch.mask.sum(1).tolist() == [6, 2] and batch.attention.sum(1).tolist() == [8, 6]
     short = make(tmp_path, sft=experts, sft_max_length=3)
     assert short._padded(short.sft_dataset[[0]]).tokens.shape == (1, 3)
+
+
+def test_tokenising_demonstrations_does_not_copy_the_model(tmp_path, monkeypatch):
+    """datasets pickles the functions it maps with, to know a cached result again."""
+    from torch import nn
+
+    def pickled(self, protocol):
+        raise AssertionError("the model is being pickled")
+
+    monkeypatch.setattr(nn.Module, "__reduce_ex__", pickled)
+    assert len(make(tmp_path).sft_dataset) == len(DEMOS)
 
 
 def test_messages_are_split_before_the_expert_s(tmp_path):

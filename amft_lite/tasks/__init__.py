@@ -124,8 +124,8 @@ def reported_splits(task: Task) -> tuple[str, ...]:
 
 
 def groups_word(task: Task) -> str:
-    """What `group` counts, in words for a table: ``value multisets``; ``problems`` by default."""
-    return getattr(task, "groups", "problems")
+    """What `group` counts, in words for a table: ``value multisets``; by default ``groups``."""
+    return getattr(task, "groups", "groups")
 
 
 def load_task(name: str, **options: Any) -> Task:

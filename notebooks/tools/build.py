@@ -73,6 +73,8 @@ def assemble(source: Path, path: str = "") -> NotebookNode:
     notebook = jupytext.read(source)
     address, release = publication()
     install = INSTALL.replace("{address}", address).replace("{release}", release)
+    if extra := notebook.metadata.get("amft_lite", {}).get("extra"):  # said in the source's header
+        install = install.replace("amft-lite @", f"amft-lite[{extra}] @")
     title, *rest = notebook.cells
     notebook.cells = [
         new_markdown_cell(

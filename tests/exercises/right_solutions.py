@@ -669,3 +669,130 @@ def _():
 def _():
     bugs = ("mean of means", "leaking validation", "reversed meta sign", "stale gradient")
     return dict(zip("ABCD", bugs, strict=True))
+
+
+# ------------------------------------------------------------------ whole_batch_gradient
+@right("whole_batch_gradient")
+def _(grads, counts):
+    return (counts.to(grads.dtype) / counts.sum()) @ grads
+
+
+@right("whole_batch_gradient")
+def _(grads, counts):
+    mean, seen = torch.zeros_like(grads[0]), 0
+    for g, n in zip(grads, counts.tolist(), strict=True):  # a running mean
+        seen += n
+        mean = mean + (g - mean) * n / seen
+    return mean
+
+
+@right("whole_batch_gradient")
+def _(grads, counts):
+    return torch.repeat_interleave(grads, counts, dim=0).mean(0)
+
+
+# ------------------------------------------------------------------ lora_forward
+@right("lora_forward")
+def _(x, W, A, B, alpha):
+    return F.linear(x, W.detach() + alpha / B.shape[1] * B @ A)
+
+
+@right("lora_forward")
+def _(x, W, A, B, alpha):
+    frozen = torch.einsum("ni,oi->no", x, W.clone().detach())
+    return frozen + torch.einsum("ni,ri,or->no", alpha * x, A / A.shape[0], B)
+
+
+@right("lora_forward")
+def _(x, W, A, B, alpha):
+    adapter = F.linear(F.linear(x, A), B)
+    return torch.add(x @ W.data.T, adapter, alpha=alpha / len(A))
+
+
+# ------------------------------------------------------------------ int4_round
+@right("int4_round")
+def _(weights, block):
+    out = []
+    for part in weights.split(block):
+        largest = part.abs().max().item()
+        if largest == 0:
+            out += [0.0] * block
+        else:
+            out += [round(w / largest * 7) * largest / 7 for w in part.tolist()]
+    return torch.tensor(out, dtype=weights.dtype)
+
+
+@right("int4_round")
+def _(weights, block):
+    levels = torch.linspace(-1, 1, 15, dtype=weights.dtype)
+    blocks = weights.reshape(-1, block)
+    largest = blocks.abs().amax(1, keepdim=True)
+    nearest = (blocks[..., None] - largest[..., None] * levels).abs().argmin(-1)
+    return (levels[nearest] * largest).flatten()
+
+
+@right("int4_round")
+def _(weights, block):
+    w = weights.numpy().reshape(-1, block)
+    step = np.abs(w).max(1, keepdims=True) / 7
+    codes = np.rint(np.divide(w, step, out=np.zeros_like(w), where=step > 0)).clip(-7, 7)
+    return (codes * step).ravel()
+
+
+# ------------------------------------------------------------------ bits_per_weight
+@right("bits_per_weight")
+def _(bits, block, outer):
+    weights = block * outer
+    return (weights * bits + outer * 8 + 32) / weights
+
+
+@right("bits_per_weight")
+def _(bits, block, outer):
+    return float(bits + (8 + Fraction(32, outer)) / block)
+
+
+# ------------------------------------------------------------------ kv_cache_bytes
+@right("kv_cache_bytes")
+def _(answers, tokens, layers, heads, kv_heads, width, size):
+    key = torch.empty(answers, layers, kv_heads, tokens, width // heads, device="meta")
+    return 2 * key.numel() * size
+
+
+@right("kv_cache_bytes")
+def _(answers, tokens, layers, heads, kv_heads, width, size):
+    full = 2 * answers * tokens * layers * width * size
+    return full * kv_heads / heads
+
+
+# ------------------------------------------------------------------ next_scale
+@right("next_scale")
+def _(scale, good, finite, interval):
+    now, growth = torch.tensor(scale), torch.tensor(good, dtype=torch.int32)
+    overflow = torch.tensor(0.0 if finite else 1.0)
+    torch._amp_update_scale_(now, growth, overflow, 2.0, 0.5, interval)
+    return now.item(), growth.item()
+
+
+@right("next_scale")
+def _(scale, good, finite, interval):
+    good = (good + 1) % interval if finite else 0
+    factor = 0.5 if not finite else 2.0 if good == 0 else 1.0
+    return [factor * scale, good]
+
+
+# ------------------------------------------------------------------ process_loss
+@right("process_loss")
+def _(token_losses, mask, all_tokens, processes):
+    return token_losses[mask.bool()].sum() / (all_tokens / processes)
+
+
+@right("process_loss")
+def _(token_losses, mask, all_tokens, processes):
+    own = mask.sum()
+    return (token_losses * mask).sum() / own * (own / all_tokens * processes)
+
+
+@right("process_loss")
+def _(token_losses, mask, all_tokens, processes):
+    weights = mask.to(token_losses.dtype) * (processes / all_tokens)
+    return torch.einsum("bt,bt->", token_losses, weights)

@@ -1307,3 +1307,380 @@ def _():
 def _():
     order = ["mean of means", "leaking validation", "stale gradient", "reversed meta sign"]
     return {run: bug for run, bug in zip("ABCD", order, strict=True)}
+
+
+# ------------------------------------------------------------------ whole_batch_gradient
+@wrong("whole_batch_gradient", "mean of means")
+def _(grads, counts):
+    return sum(grads) / len(counts)
+
+
+@wrong("whole_batch_gradient", "not divided")
+def _(grads, counts):
+    total = torch.zeros_like(grads[0])
+    for g, n in zip(grads, counts, strict=True):
+        total += n * g
+    return total
+
+
+@wrong("whole_batch_gradient", "sum")
+def _(grads, counts):
+    return torch.einsum("mn->n", grads)
+
+
+@wrong("whole_batch_gradient", "divided by micro-batches")
+def _(grads, counts):
+    return torch.stack([g * n for g, n in zip(grads, counts, strict=True)]).mean(0)
+
+
+@wrong("whole_batch_gradient", "weights inverted")
+def _(grads, counts):
+    share = (1.0 / counts) / (1.0 / counts).sum()
+    return share.to(grads.dtype) @ grads
+
+
+@wrong("whole_batch_gradient", "divided twice")
+def _(grads, counts):
+    weights = counts / counts.sum()
+    return (weights[:, None] * grads).mean(dim=0)
+
+
+@wrong("whole_batch_gradient", "shape")
+def _(grads, counts):
+    return (grads * counts[:, None]).sum() / counts.sum()
+
+
+@wrong("whole_batch_gradient", "value")
+def _(grads, counts):
+    return (grads * counts.sqrt()[:, None]).sum(0) / counts.sqrt().sum()
+
+
+# ------------------------------------------------------------------ lora_forward
+@wrong("lora_forward", "no scale")
+def _(x, W, A, B, alpha):
+    return F.linear(x, W.detach() + B @ A)
+
+
+@wrong("lora_forward", "alpha alone")
+def _(x, W, A, B, alpha):
+    return F.linear(x, W.detach()) + alpha * F.linear(F.linear(x, A), B)
+
+
+@wrong("lora_forward", "scale upside down")
+def _(x, W, A, B, alpha):
+    return F.linear(x, W.detach() + A.shape[0] / alpha * (B @ A))
+
+
+@wrong("lora_forward", "divided by a width")
+def _(x, W, A, B, alpha):
+    return F.linear(x, W.detach()) + alpha / x.shape[-1] * (x @ A.T @ B.T)
+
+
+@wrong("lora_forward", "adapter alone")
+def _(x, W, A, B, alpha):
+    return alpha / B.shape[1] * torch.einsum("ni,ri,or->no", x, A, B)
+
+
+@wrong("lora_forward", "frozen weight trained")
+def _(x, W, A, B, alpha):
+    return x @ (W + alpha / A.shape[0] * B @ A).T
+
+
+@wrong("lora_forward", "input cut off")
+def _(x, W, A, B, alpha):
+    with torch.no_grad():
+        frozen = x @ W.T
+    return frozen + alpha / len(A) * (x @ A.T @ B.T)
+
+
+@wrong("lora_forward", "gradient")
+def _(x, W, A, B, alpha):
+    return x @ W.detach().T + alpha / len(A) * (x.detach() @ A.T @ B.T)
+
+
+@wrong("lora_forward", "raises")
+def _(x, W, A, B, alpha):
+    return x @ W.detach() + alpha / len(A) * (x @ A) @ B
+
+
+# ------------------------------------------------------------------ int4_round
+@wrong("int4_round", "one scale for all")
+def _(weights, block):
+    step = weights.abs().max() / 7
+    return torch.round(weights / step) * step
+
+
+@wrong("int4_round", "sign of the largest")
+def _(weights, block):
+    out = []
+    for part in weights.split(block):
+        step = part.max() / 7
+        out.append(torch.round(part / step) * step if step != 0 else part)
+    return torch.cat(out)
+
+
+@wrong("int4_round", "codes")
+def _(weights, block):
+    blocks = weights.reshape(-1, block)
+    step = blocks.abs().max(1, keepdim=True).values.clamp(min=1e-12) / 7
+    return torch.round(blocks / step).flatten()
+
+
+@wrong("int4_round", "cut off")
+def _(weights, block):
+    blocks = weights.reshape(-1, block)
+    step = blocks.abs().max(1, keepdim=True).values.clamp(min=1e-12) / 7
+    return ((blocks / step).to(torch.int8) * step).flatten()
+
+
+@wrong("int4_round", "eight levels a side")
+def _(weights, block):
+    out = []
+    for part in weights.split(block):
+        step = part.abs().max() / 8
+        out.append((part / step).round() * step if step > 0 else part)
+    return torch.cat(out)
+
+
+@wrong("int4_round", "zero block")
+def _(weights, block):
+    out = []
+    for part in weights.split(block):
+        step = part.abs().max() / 7
+        out.append((part / step).round() * step)
+    return torch.cat(out)
+
+
+@wrong("int4_round", "eight bits")
+def _(weights, block):
+    blocks = weights.reshape(-1, block)
+    step = blocks.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
+    return (torch.round(blocks / step) * step).flatten()
+
+
+@wrong("int4_round", "standard deviation")
+def _(weights, block):
+    blocks = weights.reshape(-1, block)
+    step = blocks.std(1, keepdim=True).clamp(min=1e-30) / 7
+    return (torch.round(blocks / step) * step).flatten()
+
+
+@wrong("int4_round", "shape")
+def _(weights, block):
+    blocks = weights.reshape(-1, block)
+    step = blocks.abs().amax(1, keepdim=True).clamp(min=1e-30) / 7
+    return torch.round(blocks / step) * step
+
+
+@wrong("int4_round", "value")
+def _(weights, block):
+    blocks = weights.reshape(-1, block)
+    step = 2 * blocks.abs().amax(1, keepdim=True).clamp(min=1e-30) / 15
+    return (torch.floor(blocks / step) * step + step / 2).flatten()
+
+
+# ------------------------------------------------------------------ bits_per_weight
+@wrong("bits_per_weight", "single quantisation")
+def _(bits, block, outer):
+    return (bits * block + 32) / block
+
+
+@wrong("bits_per_weight", "outer scale forgotten")
+def _(bits, block, outer):
+    return (bits * block + 8) / block
+
+
+@wrong("bits_per_weight", "outer counted in weights")
+def _(bits, block, outer):
+    return bits + 8 / block + 32 / outer
+
+
+@wrong("bits_per_weight", "both scales kept")
+def _(bits, block, outer):
+    n = block * outer
+    return (n * bits + outer * 32 + 32) / n
+
+
+@wrong("bits_per_weight", "scales forgotten")
+def _(bits, block, outer):
+    return float(bits)
+
+
+@wrong("bits_per_weight", "bytes")
+def _(bits, block, outer):
+    n = block * outer
+    return (n * bits / 8 + outer + 4) / n
+
+
+@wrong("bits_per_weight", "value")
+def _(bits, block, outer):
+    return bits + 8 / block + 8 / (block * outer)
+
+
+# ------------------------------------------------------------------ kv_cache_bytes
+@wrong("kv_cache_bytes", "keys alone")
+def _(answers, tokens, layers, heads, kv_heads, width, size):
+    head = width // heads
+    return answers * tokens * layers * kv_heads * head * size
+
+
+@wrong("kv_cache_bytes", "every head")
+def _(answers, tokens, layers, heads, kv_heads, width, size):
+    head = width // heads
+    return 2 * answers * tokens * layers * heads * head * size
+
+
+@wrong("kv_cache_bytes", "heads and kv_heads")
+def _(answers, tokens, layers, heads, kv_heads, width, size):
+    head = width // kv_heads
+    return 2 * answers * tokens * layers * heads * head * size
+
+
+@wrong("kv_cache_bytes", "width for each head")
+def _(answers, tokens, layers, heads, kv_heads, width, size):
+    return 2 * answers * tokens * layers * kv_heads * width * size
+
+
+@wrong("kv_cache_bytes", "one layer")
+def _(answers, tokens, layers, heads, kv_heads, width, size):
+    return 2 * answers * tokens * kv_heads * width // heads * size
+
+
+@wrong("kv_cache_bytes", "one answer")
+def _(answers, tokens, layers, heads, kv_heads, width, size):
+    return 2 * tokens * layers * kv_heads * width // heads * size
+
+
+@wrong("kv_cache_bytes", "numbers")
+def _(answers, tokens, layers, heads, kv_heads, width, size):
+    return 2 * answers * tokens * layers * kv_heads * width // heads
+
+
+@wrong("kv_cache_bytes", "bits")
+def _(answers, tokens, layers, heads, kv_heads, width, size):
+    return 2 * answers * tokens * layers * kv_heads * (width // heads) * size * 8
+
+
+@wrong("kv_cache_bytes", "value")
+def _(answers, tokens, layers, heads, kv_heads, width, size):
+    return 2 * answers * tokens**2 * layers * kv_heads * (width // heads) * size
+
+
+# ------------------------------------------------------------------ next_scale
+@wrong("next_scale", "does not grow")
+def _(scale, good, finite, interval):
+    return (scale, good + 1) if finite else (scale * 0.5, 0)
+
+
+@wrong("next_scale", "never shrinks")
+def _(scale, good, finite, interval):
+    if not finite:
+        return scale, 0
+    good += 1
+    return (2 * scale, 0) if good == interval else (scale, good)
+
+
+@wrong("next_scale", "count kept after overflow")
+def _(scale, good, finite, interval):
+    if not finite:
+        return scale * 0.5, good
+    good += 1
+    return (2 * scale, 0) if good == interval else (scale, good)
+
+
+@wrong("next_scale", "count kept after growth")
+def _(scale, good, finite, interval):
+    good = good + 1 if finite else 0
+    if finite and good % interval == 0:
+        scale = 2 * scale
+    return (scale if finite else scale / 2), good
+
+
+@wrong("next_scale", "does not grow")
+def _(scale, good, finite, interval):
+    if not finite:
+        return scale * 0.5, 0
+    if good == interval:
+        return 2 * scale, 0
+    return scale, good + 1
+
+
+@wrong("next_scale", "grows at every step")
+def _(scale, good, finite, interval):
+    return (scale * 2, 0) if finite else (scale / 2, 0)
+
+
+@wrong("next_scale", "finite and not")
+def _(scale, good, finite, interval):
+    if finite:
+        return scale / 2, 0
+    good += 1
+    return (2 * scale, 0) if good == interval else (scale, good)
+
+
+@wrong("next_scale", "back to one")
+def _(scale, good, finite, interval):
+    if not finite:
+        return 1.0, 0
+    good += 1
+    return (2 * scale, 0) if good == interval else (scale, good)
+
+
+@wrong("next_scale", "other")
+def _(scale, good, finite, interval):
+    if not finite:
+        return scale / 10, 0
+    good += 1
+    return (10 * scale, 0) if good == interval else (scale, good)
+
+
+@wrong("next_scale", "other")
+def _(scale, good, finite, interval):
+    return scale * 2 if finite and good + 1 == interval else scale / 2
+
+
+# ------------------------------------------------------------------ process_loss
+@wrong("process_loss", "own mean")
+def _(token_losses, mask, all_tokens, processes):
+    return token_losses[mask.bool()].mean()
+
+
+@wrong("process_loss", "world size forgotten")
+def _(token_losses, mask, all_tokens, processes):
+    return token_losses[mask.bool()].sum() / all_tokens
+
+
+@wrong("process_loss", "divided by processes")
+def _(token_losses, mask, all_tokens, processes):
+    return token_losses[mask.bool()].sum() / processes / all_tokens
+
+
+@wrong("process_loss", "sum")
+def _(token_losses, mask, all_tokens, processes):
+    return torch.where(mask.bool(), token_losses, 0.0).sum()
+
+
+@wrong("process_loss", "own mean, shared out")
+def _(token_losses, mask, all_tokens, processes):
+    return token_losses[mask.bool()].mean() / processes
+
+
+@wrong("process_loss", "mean over answers")
+def _(token_losses, mask, all_tokens, processes):
+    return (token_losses * mask).sum(1).mean()
+
+
+@wrong("process_loss", "mask ignored")
+def _(token_losses, mask, all_tokens, processes):
+    return token_losses.sum() / (all_tokens / processes)
+
+
+@wrong("process_loss", "no gradient")
+def _(token_losses, mask, all_tokens, processes):
+    return (token_losses * mask).sum().item() / (all_tokens / processes)
+
+
+@wrong("process_loss", "value")
+def _(token_losses, mask, all_tokens, processes):
+    own = (token_losses * mask).sum() / mask.sum()
+    return own * processes / all_tokens
