@@ -235,7 +235,7 @@ def evaluate(
             )  # fmt: skip
             console.print(f"{name}: {json.dumps(found['outcomes'])}", style="dim")
         console.print(table)
-        for example in current.task.prompts((split or ["test"])[0], examples, 1):
+        for example in current.task.prompts((split or [current.main_split])[0], examples, 1):
             text = current.answer(example)
             reason = current.task.reward(example, text).reason
             console.print(f"{example.prompt} {text}   [{reason}]", markup=False)

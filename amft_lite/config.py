@@ -149,6 +149,10 @@ class RunConfig:
     threads: int = 1
     """Threads of torch; two threads on a busy small machine are many times slower than one."""
 
+    def task_options(self) -> dict[str, Any]:
+        """What the task is told besides `reward`."""
+        return {}
+
     def rule_options(self) -> RuleOptions:
         """The part of the settings that mu rules read."""
         names = [f.name for f in dataclasses.fields(RuleOptions)]
@@ -189,6 +193,12 @@ class ModelConfig(RunConfig):
     """Of lr, after lr_warmup_steps (constant in the LUFFY setting)."""
     lr_warmup_steps: int = 0
     """Steps in which lr rises from 0; not Algorithm 1's warm-up, which is warmup_steps."""
+    datasets: str = ""
+    """For tasks of real data: a YAML file of data sets of yours (form: tasks/datasets.yaml)."""
+    train_set: str = ""
+    """For tasks of real data: name of the set to train on; empty takes the task's own."""
+    test_sets: str = ""
+    """For tasks of real data: names of test sets, parted by commas; empty takes the task's own."""
     chat: Literal["auto", "on", "off"] = "auto"
     """Wrap prompts in the tokenizer's chat template; auto: where it has one."""
     vllm: Literal["off", "colocate", "server"] = "off"
@@ -197,6 +207,11 @@ class ModelConfig(RunConfig):
     """Share of each GPU that vLLM takes under colocate (TRL's default)."""
     trust_remote_code: Literal["on", "off"] = "off"
     """Let the hub repository's own Python run here. Rarely needed; read it first."""
+
+    def task_options(self) -> dict[str, Any]:
+        tests = [name.strip() for name in self.test_sets.split(",") if name.strip()]
+        options = {"datasets": self.datasets, "train": self.train_set, "tests": tests}
+        return {name: value for name, value in options.items() if value}
 
     def model_options(self) -> dict[str, Any]:
         """The part of the settings that `real_models.load_model` reads, as its arguments."""
@@ -337,6 +352,11 @@ def _check_model(c: ModelConfig) -> None:
     for key, instead in _NOT_WITH_MODEL.items():
         if getattr(c, key) != FIELDS[key].default:
             raise ConfigError(f"{key} has no meaning in runs with `model`: {instead}.")
+    if c.task_options() and REGISTRY[c.task].cls != "DatasetTask":
+        raise ConfigError(
+            f"datasets, train_set and test_sets belong to tasks of real data, not to {c.task}; set "
+            f"task=dataset."
+        )
     if c.quantization == "nf4" and c.lora_rank == 0:
         raise ConfigError("4-bit weights cannot be trained; quantization nf4 needs lora_rank >= 1.")
     rollouts, parts = c.prompts_per_step * c.rollouts_per_prompt, c.accumulation * c.processes

@@ -153,7 +153,7 @@ def success_figure(curves: dict[str, Sequence[Line]], warmup_steps: int = 0) -> 
         splits = [key for key in curve[0] if key != "step"][: len(DASHES)]  # more is unreadable
         for number, split in enumerate(splits):
             dash, shade = DASHES[number], colour(name, place)
-            if len(curves) == 1 and split != "test":
+            if len(curves) == 1 and number:
                 shade = PALETTE[(3 + number) % len(PALETTE)]
             steps = [point["step"] for point in curve]
             low = [point[split]["low"] for point in curve]
@@ -161,7 +161,7 @@ def success_figure(curves: dict[str, Sequence[Line]], warmup_steps: int = 0) -> 
             label = split
             if "ood_rule" in splits:
                 label = {"test": "same rule", "ood_rule": "new rule"}[split]
-            if len(curves) == 1 or split == "test":
+            if len(curves) == 1 or not number:
                 add_band(figure, steps, low, high, shade, f"{name} band")
             figure.add_scatter(
                 x=steps, y=[point[split]["mean"] for point in curve], mode="lines+markers",

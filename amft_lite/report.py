@@ -53,21 +53,21 @@ def cell(fact: dict[str, Any] | None) -> str:
 
 
 def headings(summary: dict[str, Any]) -> tuple[str, ...]:
-    """Of `summary_rows`: every split that the run was measured on, and more about `test`."""
+    """Of `summary_rows`: every split that the run was measured on, and more about the first."""
     notes = {"ood_rule": "ood_rule (new rule)"}
     splits = [notes.get(split, split) for split in summary["splits"]["final"]]
-    return ("", *splits, "test, greedy", "test, attempts@5")
+    return ("", *splits, f"{splits[0]}, greedy", f"{splits[0]}, attempts@5")
 
 
 def summary_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
-    """(phase, each split, test greedy, test attempts@5) for each phase of a finished run."""
+    """(phase, each split, the first one greedy and attempts@5) for each phase of a finished run."""
     names = {"base": "base", "warm-up": "after warm-up", "final": f"after {summary['method']}"}
     rows = []
     for phase in PHASES:
         found = summary["splits"].get(phase)
         if found:
-            test = found["test"]
-            more = (cell(test.get("greedy")), cell(test.get("attempts_at_5")))
+            main = next(iter(found.values()))
+            more = (cell(main.get("greedy")), cell(main.get("attempts_at_5")))
             rows.append((names[phase], *(cell(of["success"]) for of in found.values()), *more))
     return rows
 
@@ -82,7 +82,7 @@ def table_note(summary: dict[str, Any]) -> str:
     first = first.replace(" of ", " prompts of ") + f" {groups.split()[-1]}"
     return (
         f"Share of right answers, 95 % interval over {groups} ({'; '.join([first, *others])}), "
-        f"{final['test']['samples_per_prompt']} answers each, temperature 1."
+        f"{next(iter(final.values()))['samples_per_prompt']} answers each, temperature 1."
     )
 
 

@@ -163,7 +163,11 @@ class Run:
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
         self.folder, self.config = folder, config
-        self.task = load_task(config.task, reward=config.reward)
+        try:
+            self.task = load_task(config.task, reward=config.reward, **config.task_options())
+        except ValueError as error:
+            raise ConfigError(f"task: {error}.") from None
+        self.main_split = reported_splits(self.task)[0]
         self.lock_file = None
 
     def lock(self) -> None:
@@ -286,7 +290,7 @@ class Run:
             self.loop.load_state_dict(state["loop"])
             on_message(f"Going on after step {self.loop.step} of {c.steps}.")
         kept = self.keep_until(self.loop.step)
-        success = kept[-1]["test"]["mean"] if kept else None
+        success = kept[-1][self.main_split]["mean"] if kept else None
 
         def measure() -> None:
             nonlocal success
@@ -423,13 +427,13 @@ class Run:
         self.write("evaluations.json", text + "\n")
 
     def measure_curve(self) -> float:
-        """A quick look at held-out success; returns that on test."""
+        """A quick look at held-out success; returns that on the first split."""
         point: dict[str, Any] = {"step": self.step}
         for split in reported_splits(self.task):
             found = self.evaluate(split, self.config.curve_prompts, 4, greedy=False)
             point[split] = asdict(found.success)
         self.write("curve.jsonl", to_json(point) + "\n", append=True)
-        return point["test"]["mean"]
+        return point[self.main_split]["mean"]
 
     def write(self, name: str, text: str, append: bool = False) -> None:
         """Write a file of the folder whole, or add lines to it."""

@@ -158,9 +158,12 @@ class ModelRun(Run):
         c = self.config
         rule_steps = c.steps - c.warmup_steps
         meta_steps = -(-rule_steps // c.meta_every)
-        examples = self.task.prompts("train", c.steps * c.prompts_per_step, c.seed)
-        held_out = self.task.prompts("validation", meta_steps * c.validation_prompts, c.seed)
-        experts = self.task.demonstrations(c.demonstrations, c.seed)
+        try:  # real data are read now
+            examples = self.task.prompts("train", c.steps * c.prompts_per_step, c.seed)
+            held_out = self.task.prompts("validation", meta_steps * c.validation_prompts, c.seed)
+            experts = self.task.demonstrations(c.demonstrations, c.seed)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(f"task: {error}.") from None
         self.examples = {self.key(e): e for e in (*examples, *held_out)}
         unique = list({self.key(e): e for e in held_out}.values())
         try:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from amft_lite.cli import app
 from amft_lite.config import build
+from amft_lite.models import base_folder
 from amft_lite.smollm2 import cache_folder, gguf_file
 from amft_lite.trl_run import ModelRun, trainer_config
 
@@ -136,7 +137,8 @@ def test_every_setting_of_the_loop_reaches_the_trainer(tmp_path):
     elsewhere = set(
         "method task reward base demonstrations micro_batch threads eval_prompts eval_samples "
         "eval_every curve_prompts model backend quantization lora_rank lora_alpha lora_dropout "
-        "max_prompt_tokens chat trust_remote_code processes vllm".split()
+        "max_prompt_tokens datasets train_set test_sets chat trust_remote_code processes "
+        "vllm".split()
     )
     plain = build({**TINY, "save_every": 2})
     assert {k for k in vars(plain)} == changes.keys() | elsewhere
@@ -221,3 +223,50 @@ def test_three_real_steps_of_smollm2_through_unsloth(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "r")], cwd=ROOT, env=places,
                           capture_output=True, text=True, timeout=600)  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+# --- data of one's own ----------------------------------------------------------------------------
+
+
+def own_data(folder):
+    def lines(name, first, n):
+        rows = [{"q": f"{i} + 1 ?", "a": str(i + 1), "s": f"{i} + 1 = {i + 1}"}
+                for i in range(first, first + n)]  # fmt: skip
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    lines("mine.jsonl", 0, 400)
+    lines("held.jsonl", 500, 8)
+    columns = "question: q, answer: a, grader: integer"
+    (folder / "sets.yaml").write_text(
+        f"mine: {{path: mine.jsonl, {columns}, solution: s}}\n"
+        f"held: {{path: held.jsonl, {columns}}}\n"
+        f"plain: {{path: mine.jsonl, {columns}}}\n"
+    )
+    return {
+        "model": base_folder("general_points"), "task": "dataset", "train_set": "mine",
+        "test_sets": "held", "datasets": folder / "sets.yaml", "max_new_tokens": 8,
+    }  # fmt: skip
+
+
+def test_a_run_on_data_of_ones_own_needs_four_keys_a_set(tmp_path):
+    done = run("run", "--out", tmp_path / "r", *words(**own_data(tmp_path)))
+    assert done.exit_code == 0, done.output
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert summary["splits"]["final"].keys() == {"held"}
+    assert summary["splits"]["final"]["held"]["prompts"] == 6
+    assert "held" in done.output and (tmp_path / "r" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"train_set": "mien"}, "task: no data set is called 'mien'"),
+        ({"train_set": "plain"}, "task: the set of train has no worked answers"),
+        ({"task": "arithmetic"}, "belong to tasks of real data, not to arithmetic"),
+        ({"datasets": "no.yaml"}, "task: the data sets of no.yaml cannot be read"),
+    ],
+)
+def test_a_mistake_in_ones_own_data_is_one_sentence(tmp_path, changes, sentence):
+    done = run("run", "--out", tmp_path / "r", *words(**{**own_data(tmp_path), **changes}))
+    assert done.exit_code == 2, done.output
+    assert sentence in " ".join(done.output.split())
