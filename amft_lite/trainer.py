@@ -126,12 +126,13 @@ class AMFTTrainer(ValueHeadTrainer):
         self._entropy: list[Tensor] = []
         given = model.parameters() if isinstance(model, nn.Module) else ()
         trained = [p for p in given if p.requires_grad]
-        dtypes = [p.dtype for p in trained]
+        values = [p.data for p in trained]
         super().__init__(
             model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs
         )
-        for p, dtype in zip(trained, dtypes, strict=True):  # TRL makes a 4-bit model's adapters
-            p.data = p.data.to(dtype)  # bf16, in which small steps vanish and fp16's scaler fails
+        for p, value in zip(trained, values, strict=True):
+            if p.dtype != value.dtype:  # TRL makes a 4-bit model's adapters bf16, in which small
+                p.data = value.to(p.device)  # steps vanish and which fp16's scaler cannot take
         keep_differentiable(self.model)
         if str(self.accelerator.distributed_type).endswith("DEEPSPEED"):
             raise TrainerInputError("AMFTTrainer cannot run under DeepSpeed; use DDP or FSDP.")

@@ -256,6 +256,20 @@ def test_gradients_pass_through_4_bit_weights_also_after_sampling(tmp_path, seen
     assert (grad - expected).norm() < 0.05 * expected.norm()  # bf16
 
 
+def test_adapters_of_a_4_bit_model_are_trained_as_they_were_given(tmp_path):
+    """TRL rounds them to bf16."""
+    from amft_lite.real_models import load_model
+
+    model, _ = load_model("tiny", quantization="nf4", lora_rank=4, dtype="bfloat16")
+    adapters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    for p in adapters.values():  # as after some training: no longer numbers of bf16
+        p.data = torch.rand(p.shape, generator=torch.Generator().manual_seed(1))
+    before = {n: p.detach().clone() for n, p in adapters.items()}
+    make(tmp_path, model=model, bf16=True)
+    assert all(torch.equal(p, before[n]) and p.dtype == torch.float32
+               for n, p in model.named_parameters() if p.requires_grad)  # fmt: skip
+
+
 def test_bf16_weights_train_with_float32_averages(tmp_path):
     model, _ = policy()
     made = make(tmp_path, model=model.to(torch.bfloat16), bf16=True)

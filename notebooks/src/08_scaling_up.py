@@ -479,7 +479,7 @@ figures.add_slider(figure, "shown", {
 # Cutting off $x$, exercise 2's worst mistake, happens to professionals. bitsandbytes
 # 0.50.2 does it on CPUs with AVX-512 bfloat16: a 4-bit layer that has once run in eval
 # mode is packed for a kernel that has no backward pass. After that the gradient of
-# SmolLM2's adapters had a cosine of .26 with the right one (measured by us, in this very
+# SmolLM2's adapters had a cosine of .26 with the right one (measured by us, in this
 # kit, before `real_models.keep_differentiable` turned the packing off). The loss looked
 # fine. Compare gradients, not curves.
 
