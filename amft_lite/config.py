@@ -352,6 +352,11 @@ def _check_model(c: ModelConfig) -> None:
     for key, instead in _NOT_WITH_MODEL.items():
         if getattr(c, key) != FIELDS[key].default:
             raise ConfigError(f"{key} has no meaning in runs with `model`: {instead}.")
+    if c.method == "official_code":
+        raise ConfigError(
+            "official_code, kept as evidence, works in runs without `model` only; published is the "
+            "printed equation."
+        )
     if c.task_options() and REGISTRY[c.task].cls != "DatasetTask":
         raise ConfigError(
             f"datasets, train_set and test_sets belong to tasks of real data, not to {c.task}; set "

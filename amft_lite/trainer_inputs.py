@@ -33,8 +33,8 @@ class AMFTConfig(GRPOConfig):
     """GRPOConfig and the constants of AMFT; `amft_lite.config.RunConfig` documents each.
 
     Changed defaults of GRPOConfig: `adam_beta2` .95 and `lr_scheduler_type` constant, as in the
-    loop. The loss stays TRL's "dapo", a token mean over the whole batch (Eq. 3 needs both terms on
-    one scale), without KL.
+    loop; float32 where there is no GPU. The loss stays TRL's "dapo", a token mean over the whole
+    batch (Eq. 3 needs both terms on one scale), without KL.
     """
 
     adam_beta2: float = 0.95
@@ -86,6 +86,8 @@ class AMFTConfig(GRPOConfig):
             if getattr(self, name) < least:
                 given = getattr(self, name)
                 raise TrainerInputError(f"{name} must be at least {least}, not {given}.")
+        if self.bf16 is None and not self.fp16 and not torch.accelerator.is_available():
+            self.bf16 = False  # TRL's default, bf16, is refused on a machine without a GPU
         super().__post_init__()
         # TRL saves no half-used rollouts: resuming inside such a block would not repeat the run.
         block = self.steps_per_generation * self.num_iterations

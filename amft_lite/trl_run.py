@@ -52,6 +52,15 @@ class ModelRun(Run):
             super().lock()
 
     def check_start(self) -> None:
+        processes = int(os.environ.get("WORLD_SIZE", 1))
+        if processes != self.config.processes:
+            raise ConfigError(
+                f"this run has {processes} processes, its settings say {self.config.processes}; "
+                f"start it by torchrun --nproc_per_node {self.config.processes} -m amft_lite, or "
+                f"set processes={processes}."
+            )
+        if self.config.eval_samples < 2:
+            raise ConfigError("eval_samples must be at least 2 in runs with `model`.")
         try:
             find_model(self.config.model, self.config.task)
         except ModelError as error:
@@ -74,15 +83,8 @@ class ModelRun(Run):
         self.lock()
         if self.summary:
             return self.summary
-        processes = int(os.environ.get("WORLD_SIZE", 1))
-        if processes != self.config.processes:
-            raise ConfigError(
-                f"this run has {processes} processes, its settings say {self.config.processes}; "
-                f"start it by torchrun --nproc_per_node {self.config.processes} -m amft_lite, or "
-                f"set processes={processes}."
-            )
-        if self.config.eval_samples < 2:
-            raise ConfigError("eval_samples must be at least 2 in runs with `model`.")
+        self.check_start()
+        begun = bool(self.metrics) or (self.folder / "evaluations.json").is_file()
         try:
             policy, self.tokenizer = load_model(**self.config.model_options())
             from transformers.trainer_utils import get_last_checkpoint
@@ -93,8 +95,13 @@ class ModelRun(Run):
                 get_last_checkpoint(str(self.checkpoints)) if self.checkpoints.is_dir() else None
             )
             self.trainer = self.make_trainer(policy)
-        except ModelError as error:
-            raise ConfigError(f"model: {error}") from None
+        except (ModelError, ConfigError) as error:
+            if not begun:
+                self.withdraw()
+            text = str(error)
+            raise ConfigError(
+                text if isinstance(error, ConfigError) else f"model: {text}"
+            ) from None
         self.drop_lines_after(int(found.rsplit("-", 1)[1]) if found else 0)
         if found:
             on_message(f"Going on from {found}.")
@@ -106,6 +113,16 @@ class ModelRun(Run):
         if self.step < self.config.steps:
             raise Interrupted
         return self.finish()
+
+    def withdraw(self) -> None:
+        """Take back a folder in which nothing has happened: the mended command may want it."""
+        if process_index():
+            return
+        for name in ("config.yaml", "provenance.json", ".lock"):
+            (self.folder / name).unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.folder):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     def drop_lines_after(self, step: int) -> None:
         """A killed run is ahead of its checkpoint; without one it begins again."""

@@ -398,7 +398,8 @@ def test_what_a_set_does_not_have(tmp_path):
     with pytest.raises(ValueError, match="no split is called 'test'"):
         task.demonstrations(1, split="test")
     path = parquet(tmp_path / "b.parquet", sums(8))
-    refused("validation=8 leaves nothing of 8", train={"path": path, **BASIC}, validation=8)
+    task = DatasetTask(train={"path": path, **BASIC}, validation=8)
+    assert len(task.prompts("validation")) == len(task.prompts("train")) == 4  # half of them
     gsm = parquet(tmp_path / "c.parquet", [{"question": "q", "answer": "24"}])
     refused("row 0: answer has no '####'", tests={"t": row("gsm8k_test", gsm)})
     arc = [

@@ -107,6 +107,7 @@ def test_torchrun_trains_one_run_in_two_processes(tmp_path):
         ({"processes": 2}, "this run has 1 processes, its settings say 2"),
         ({"prompts_per_step": 3, "accumulation": 5}, "must be a multiple of accumulation"),
         ({"max_prompt_tokens": 2}, "no prompt of general_points has at most 2 tokens"),
+        ({"method": "official_code"}, "works in runs without `model` only"),
         ({"chat": "on"}, "chat: the tokenizer of tiny has no chat template"),
         ({"eval_samples": 1}, "eval_samples must be at least 2"),
         ({"save_every": 3, "inner_epochs": 2}, "save_steps (3) must be a multiple of 2"),
@@ -116,7 +117,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, changes, sentence):
     done = run("run", "--out", tmp_path / "r", *words(**changes))
     assert done.exit_code == 2, done.output
     assert sentence in " ".join(done.output.split())
-    assert not (tmp_path / "r" / "model").exists()
+    assert not (tmp_path / "r").exists()  # the mended command finds no half-made run
 
 
 def test_every_setting_of_the_loop_reaches_the_trainer(tmp_path):
@@ -264,6 +265,7 @@ def test_a_run_on_data_of_ones_own_needs_four_keys_a_set(tmp_path):
         ({"train_set": "plain"}, "task: the set of train has no worked answers"),
         ({"task": "arithmetic"}, "belong to tasks of real data, not to arithmetic"),
         ({"datasets": "no.yaml"}, "task: the data sets of no.yaml cannot be read"),
+        ({"test_sets": "mine"}, "0 questions to train on, after 400 that are also in a test set"),
     ],
 )
 def test_a_mistake_in_ones_own_data_is_one_sentence(tmp_path, changes, sentence):

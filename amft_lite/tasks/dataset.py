@@ -47,7 +47,7 @@ class DatasetTask:
     Args:
         train: the set to learn from; "" for a task that only tests.
         tests: names of rows, or {split name: name of a row or a row}.
-        validation: number of training questions held out for U.
+        validation: number of training questions held out for U; of a small set at most half.
         max_new_tokens: length of an answer (8192 in the paper's family).
         reward: only binary.
 
@@ -147,12 +147,14 @@ class DatasetTask:
         self.removed["in_test"] += len(questions["train"]) - len(fresh)
         usable = [q for q in fresh if gradable(q.gold, q.grader)]  # else no answer earns anything
         self.removed["ungradable"] += len(fresh) - len(usable)
-        if len(usable) <= self.validation_size:
+        if len(usable) < 2:
             raise ValueError(
-                f"{self.sources['train'].path}: validation={self.validation_size} leaves nothing "
-                f"of {len(usable)} training questions; hold out fewer"
+                f"{self.sources['train'].path} has {len(usable)} questions to train on, after "
+                f"{self.removed['in_test']} that are also in a test set and "
+                f"{self.removed['ungradable']} that cannot be graded; it needs at least 2"
             )
-        held_out = {q.key for q in sorted(usable, key=lambda q: q.key)[: self.validation_size]}
+        size = min(self.validation_size, len(usable) // 2)
+        held_out = {q.key for q in sorted(usable, key=lambda q: q.key)[:size]}
         questions["train"] = [q for q in usable if q.key not in held_out]
         questions["validation"] = [
             dataclasses.replace(q, split="validation") for q in usable if q.key in held_out
