@@ -93,7 +93,8 @@ def shuffled_passes(
         p: torch.randperm(n, generator=generator(seed, purpose, p))
         for p in {place // n for place in places}
     }
-    return torch.stack([order[place // n][place % n] for place in places])
+    chosen = [order[place // n][place % n] for place in places]
+    return torch.stack(chosen) if chosen else torch.empty(0, dtype=torch.long)
 
 
 def graded_rollouts(

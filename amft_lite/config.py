@@ -49,9 +49,15 @@ class RunConfig:
     reward: Literal["binary", "shaped"] = "binary"
     """1/0 (Eq. 1 of the paper, second-hand notes) or the original game's table (Chu et al.)."""
     base: str = ""
-    """Folder of the base model; empty means the one shipped for the task."""
+    """Folder of the base model, or a name in data/bases/; empty: the one shipped for the task."""
     demonstrations: int = 100
     """Size of D_SFT. 100 of 903 training problems: scarce enough that imitation alone memorises."""
+    wrong_demonstrations: float = 0.0
+    """Share of D_SFT whose experts are wrong: they make another target (arithmetic: answer another
+    question). For studies of bad demonstrations."""
+    demonstrated_prompts: float = 0.0
+    """Share of a step's prompts that are demonstrated problems (methods that look at a prompt and
+    its demonstration together need some)."""
 
     # Algorithm 1
     steps: int = 150
@@ -151,7 +157,8 @@ class RunConfig:
 
     def task_options(self) -> dict[str, Any]:
         """What the task is told besides `reward`."""
-        return {}
+        wrong = self.wrong_demonstrations
+        return {"wrong_demonstrations": wrong} if wrong else {}
 
     def rule_options(self) -> RuleOptions:
         """The part of the settings that mu rules read."""
@@ -211,7 +218,7 @@ class ModelConfig(RunConfig):
     def task_options(self) -> dict[str, Any]:
         tests = [name.strip() for name in self.test_sets.split(",") if name.strip()]
         options = {"datasets": self.datasets, "train": self.train_set, "tests": tests}
-        return {name: value for name, value in options.items() if value}
+        return super().task_options() | {name: value for name, value in options.items() if value}
 
     def model_options(self) -> dict[str, Any]:
         """The part of the settings that `real_models.load_model` reads, as its arguments."""
@@ -250,7 +257,7 @@ _ABOVE_ZERO = {
 }  # fmt: skip
 _SHARES = {
     "mu_start", "mu_min", "mu_max", "gamma", "gae_lambda", "ema_gradients", "ema_utility",
-    "switch", "vllm_memory",
+    "switch", "vllm_memory", "wrong_demonstrations", "demonstrated_prompts",
 }  # fmt: skip
 _BELOW_ONE = {"beta1", "beta2", "lora_dropout"}
 
@@ -342,6 +349,8 @@ def build(*layers: dict[str, Any]) -> RunConfig:
             f"mu_start ({config.mu_start}) must lie between mu_min ({config.mu_min}) and mu_max "
             f"({config.mu_max})."
         )
+    if config.wrong_demonstrations and not REGISTRY[config.task].pretraining:
+        raise ConfigError(f"wrong_demonstrations is for tasks made by code, not for {config.task}.")
     if method == "entropy_only" and config.entropy_form == "gradient":
         raise ConfigError("entropy_only has no utility for entropy_form gradient to act through.")
     return config
@@ -357,7 +366,7 @@ def _check_model(c: ModelConfig) -> None:
             "official_code, kept as evidence, works in runs without `model` only; published is the "
             "printed equation."
         )
-    if c.task_options() and REGISTRY[c.task].cls != "DatasetTask":
+    if (c.datasets or c.train_set or c.test_sets) and REGISTRY[c.task].cls != "DatasetTask":
         raise ConfigError(
             f"datasets, train_set and test_sets belong to tasks of real data, not to {c.task}; set "
             f"task=dataset."

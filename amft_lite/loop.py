@@ -242,11 +242,23 @@ class AMFT:
 
     # --- data ------------------------------------------------------------------------------------
 
+    def demonstrated_places(self) -> Tensor:
+        """Which demonstrations belong to this step's first prompts."""
+        c = self.config
+        paired = round(c.demonstrated_prompts * c.prompts_per_step)
+        seed, purpose = c.seed, "demonstrated prompts"
+        return shuffled_passes(len(self.demonstrations), paired, self.step, seed, purpose)
+
+    def step_prompts(self) -> list[Example]:
+        """This step's prompts; those of demonstrated problems come first."""
+        n, places = self.config.prompts_per_step, self.demonstrated_places().tolist()
+        fresh = self.train_prompts[self.step * n + len(places) : (self.step + 1) * n]
+        return [self.demonstrations[place].example for place in places] + fresh
+
     def roll_out(self, facts: dict) -> Batch:
         """Line 5: fresh answers to this step's prompts, graded, with advantages."""
         c, n = self.config, self.config.prompts_per_step
-        prompts = self.train_prompts[self.step * n : (self.step + 1) * n]
-        batch = self.sample(prompts, c.rollouts_per_prompt, "rollouts", facts)
+        batch = self.sample(self.step_prompts(), c.rollouts_per_prompt, "rollouts", facts)
         groups = batch.rewards.view(n, -1)
         facts["reward"] = batch.rewards.mean().item()
         varied = groups.amax(1) > groups.amin(1)
@@ -306,9 +318,7 @@ class AMFT:
 
     def measure_entropy(self) -> float:
         """H*: nats a token of the policy's own answers to this step's prompts."""
-        n = self.config.prompts_per_step
-        prompts = self.train_prompts[self.step * n : (self.step + 1) * n]
-        batch = self.sample(prompts, self.config.rollouts_per_prompt, "entropy", {})
+        batch = self.sample(self.step_prompts(), self.config.rollouts_per_prompt, "entropy", {})
         with torch.no_grad():
             entropy = objectives.token_entropy(self.logits(batch))
         return objectives.masked_mean(entropy, batch.mask).item()

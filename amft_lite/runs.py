@@ -32,7 +32,7 @@ from amft_lite import checkpoint
 from amft_lite.config import ConfigError, RunConfig, build, read_file, to_yaml
 from amft_lite.evaluation import Evaluation, answers, evaluate
 from amft_lite.loop import AMFT
-from amft_lite.models import base_folder, load_policy
+from amft_lite.models import DATA, base_folder, load_policy
 from amft_lite.provenance import provenance
 from amft_lite.sampling import check_model
 from amft_lite.tasks import Example, Task, groups_word, load_task, reported_splits
@@ -139,6 +139,8 @@ def load_base(config: RunConfig, task: Task):
         ConfigError: there is no model at that place, or it cannot speak of the task.
     """
     folder = Path(config.base) if config.base else base_folder(config.task)
+    if config.base and not folder.exists() and (DATA / "bases" / config.base).is_dir():
+        folder = DATA / "bases" / config.base
     if not (folder / "config.json").is_file():
         raise ConfigError(
             f"base: no model in {folder}; `amft-lite pretrain --task {config.task} --out {folder}` "

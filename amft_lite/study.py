@@ -1,247 +1,168 @@
-"""Methods compared over seeds. `quick`: does AMFT beat its two halves on General Points?
-`arithmetic`: the same question on maths lite, and against the two-stage SFT -> RL.
+"""A study: a grid of methods, regimes and seeds, trained cell by cell and kept as one JSON file.
 
-Each (method, seed) is an ordinary run folder, trained in a process of its own; finished ones are
-kept, so a stopped study goes on where it was. The result is one JSON file with every run's
-figures, the paired differences and provenance.
+A grid is a YAML file (`configs/studies/`):
 
-Rules of judgement, fixed before the first result: success on `test` of the final policy, mean of
-8 draws on each of its problems; differences are paired by seed; a difference is called real
-if Student's 95 % interval over seeds leaves out 0. Seed 0 was used to choose the base and is not
-among the seeds.
+    question   what it is to answer, in a sentence or two
+    recipe     settings of every run, by name; `settings` changes them
+    regimes    name -> settings: the situations compared
+    arms       name -> settings: the methods compared
+    seeds      [first, how many]
+    splits     split -> [problems, samples] measured at the end; 0 problems are all of them
+    curve      measure the first split every so many steps, too
+    choose     of each arm, candidates to choose among: name -> settings (a study that tunes)
+    tuned_by   the study whose choices the arms start from
+    replay     arm -> the arm whose recorded mu_t it repeats, from the seed before its own
 
-`arithmetic` is judged in the same way, over 5 seeds, also on its three `ood_` splits. Before that,
-each method's learning rate is chosen: the same three values for every method, seed 0, the highest
-success on `validation` (mean of 8 draws on each of its problems; equal ones: the smaller rate).
-`rl` keeps its default of no warm-up, the others have the recipe's. (AMFT's controller reads
-rewards of validation problems in training, so its own choice rests on the less fresh figure.)
+Seeds go outermost, so a study that was stopped early has whole seeds. Every cell is a file of its
+own, written whole, which says with what settings it was made; one of other settings is made anew.
+A seed sets the demonstrations, the order of prompts and minibatches and all sampling, the same for
+every arm.
 
-Left out: aggregate statistics over tasks; tuning of anything but the learning rate.
+Left out: what the numbers mean (`amft_lite.statistics`, `amft_lite.claims`).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import subprocess
-import sys
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
-from rich.table import Table
 
-from amft_lite.config import build, read_file
+from amft_lite.config import CONFIGS, ConfigError, build, read_file
 from amft_lite.models import DATA
 from amft_lite.provenance import provenance
-from amft_lite.runs import Run, write_text
-from amft_lite.statistics import Interval, mean_interval
+from amft_lite.runs import to_json, write_text
+
+GRIDS = CONFIGS / "studies"
+SECONDS_A_CELL = 25.0  #: where no stored cell tells better
+
+
+class StudyError(ValueError):
+    """A study that cannot be run as asked; its text is one sentence."""
 
 
 @dataclass(frozen=True)
-class Study:
-    """What is compared: the first method with each other one."""
+class Grid:
+    """What is compared; see the module's docstring for the fields."""
 
-    methods: tuple[str, ...]
-    settings: dict[str, Any] = field(default_factory=dict)  #: of every run
+    name: str
+    question: str
+    arms: dict[str, dict[str, Any]]
+    regimes: dict[str, dict[str, Any]] = field(default_factory=lambda: {"lite": {}})
     recipe: str = "lite"
-    first_seed: int = 1
-    seeds: int = 10
-    rates: tuple[float, ...] = ()  #: where there are some, each method's lr is chosen among them
+    settings: dict[str, Any] = field(default_factory=dict)
+    splits: dict[str, list[int]] = field(
+        default_factory=lambda: {"test": [0, 8], "ood_rule": [200, 4]}
+    )
+    seeds: tuple[int, int] = (1, 10)
+    curve: int = 0
+    choose: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tuned_by: str = ""
+    replay: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def seed_list(self) -> list[int]:
+        return list(range(self.seeds[0], self.seeds[0] + self.seeds[1]))
 
 
-STUDIES: dict[str, Study] = {
-    "quick": Study(("amft", "sft", "rl", "placebo"), {"eval_every": 0}),
-    "arithmetic": Study(
-        ("amft", "sft", "rl", "sft_then_rl"),
-        {"eval_every": 0},
-        recipe="arithmetic_lite",
-        seeds=5,
-        rates=(2e-4, 5e-4, 1e-3),
-    ),
-}
-SWEEP_SEED = 0
+def grid_names() -> list[str]:
+    """Studies that come with the package."""
+    return sorted(path.stem for path in GRIDS.glob("*.yaml"))
 
 
-def train_all(
-    jobs: list[tuple[Path, dict[str, Any]]], recipe: str, processes: int, console: Console
-) -> None:
-    """Train every (folder, settings), `processes` at a time."""
-    from rich.progress import Progress as Bar
-
-    waiting, running = list(jobs), {}
-    with Bar(console=console) as bar:
-        task = bar.add_task("runs", total=len(jobs))
-        try:
-            while waiting or running:
-                while waiting and len(running) < processes:
-                    folder, settings = waiting.pop(0)
-                    command = [sys.executable, "-m", "amft_lite.cli", "run", "--out", str(folder)]
-                    if (folder / "config.yaml").is_file():
-                        command += ["--resume"]
-                    else:
-                        command += ["--config", recipe]
-                        command += [w for k, v in settings.items() for w in ("--set", f"{k}={v}")]
-                    log = open(folder.with_name(f"{folder.name}.log"), "w")  # noqa: SIM115
-                    process = subprocess.Popen(
-                        command, stdout=log, stderr=subprocess.STDOUT,
-                        env={**os.environ, "OMP_NUM_THREADS": "1"},
-                    )  # fmt: skip
-                    running[process] = (folder, log)
-                time.sleep(0.2)
-                for process in [p for p in running if p.poll() is not None]:
-                    folder, log = running.pop(process)
-                    log.close()
-                    if process.returncode:
-                        tail = folder.with_name(f"{folder.name}.log").read_text()[-500:]
-                        raise ValueError(f"the run {folder} failed: {tail.strip()}")
-                    bar.advance(task)
-        finally:
-            for process, (_, log) in running.items():
-                process.terminate()
-                process.wait()
-                log.close()
-
-
-def choose_rates(
-    study: Study, out: Path, processes: int, console: Console
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Each method's lr, and the figures that it was chosen by."""
-    places = {(m, lr): out / f"sweep-{m}-lr{lr:g}" for m in study.methods for lr in study.rates}
-    common = {"seed": SWEEP_SEED, **study.settings, "eval_prompts": 8}  # test is not looked at
-    jobs = [
-        (folder, {"method": method, "lr": lr, **common})
-        for (method, lr), folder in places.items()
-        if not (folder / "summary.json").is_file()
-    ]
-    train_all(jobs, study.recipe, processes, console)
-    sweep = []
-    for (method, lr), folder in places.items():
-        kept = folder / "validation.json"
-        if not kept.is_file():
-            run = Run.open(folder)
-            run.load()
-            found = run.evaluate("validation", 0, 8, greedy=False).success
-            write_text(kept, json.dumps(asdict(found)) + "\n")
-        found = json.loads(kept.read_text(encoding="utf-8"))
-        sweep.append({"method": method, "lr": lr, "seed": SWEEP_SEED, "validation": found})
-    rates = {}
-    for method in study.methods:
-        rows = sorted((r for r in sweep if r["method"] == method), key=lambda r: r["lr"])
-        rates[method] = max(rows, key=lambda row: row["validation"]["mean"])["lr"]
-    return rates, sweep
-
-
-def collect(name: str, folders: dict[tuple[str, int], Path], **more: Any) -> dict[str, Any]:
-    """The result of a finished study; `more` is kept beside it."""
-    runs, base = [], {}
-    for (method, seed), folder in folders.items():
-        run = Run.open(folder)
-        summary = run.summary
-        final = summary["splits"]["final"]
-        base = {split: found["success"] for split, found in summary["splits"]["base"].items()}
-        others = [split for split in final if split != "test"]
-        runs.append(
-            {
-                "method": method,
-                "seed": seed,
-                "lr": run.config.lr,
-                "test": final["test"]["success"]["mean"],
-                "test_greedy": final["test"]["greedy"]["mean"],
-                **{split: final[split]["success"]["mean"] for split in others},
-                "after_warmup_test": (summary["splits"]["warm-up"] or final)["test"]["success"][
-                    "mean"
-                ],
-                "mean_mu": summary["mean_mu"],
-                "meta_movement": summary["meta_movement"],
-                "training_seconds": summary["training_seconds"],
-                "rollout_tokens": summary["training_rollout_tokens"],
-                "validation_tokens": summary["validation_rollout_tokens"],
-            }
-        )
-    facts = {"base": base, **more, "runs": runs, "provenance": provenance()}
-    return {"study": name, **judge(runs), **facts}
-
-
-def measured(run: dict[str, Any]) -> list[str]:
-    """What of a run's figures is judged."""
-    return ["test", "test_greedy", *(key for key in run if key.startswith("ood_"))]
-
-
-def judge(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds, and differences of the first method to each other one, paired by seed.
+def read_grid(name: str | Path) -> Grid:
+    """The grid of that name, or in that YAML file.
 
     Raises:
-        ValueError: a method lacks a seed that another has.
+        StudyError: there is none, or it has keys or settings that do not exist.
     """
-    methods = list(dict.fromkeys(run["method"] for run in runs))
-    table = {(run["method"], run["seed"]): run for run in runs}
-    seeds = sorted({run["seed"] for run in runs})
-    missing = [(m, s) for m in methods for s in seeds if (m, s) not in table]
-    if missing:
-        raise ValueError(f"the study lacks the runs {missing}")
-    measures = measured(runs[0])
-
-    def values(method: str, measure: str) -> list[float]:
-        return [table[method, seed][measure] for seed in seeds]
-
-    means = {m: {k: asdict(mean_interval(values(m, k))) for k in measures} for m in methods}
-    first = methods[0]
-    differences = {
-        f"{first} - {other}": {
-            k: asdict(
-                mean_interval(
-                    [a - b for a, b in zip(values(first, k), values(other, k), strict=True)]
-                )
-            )
-            for k in measures
-        }
-        for other in methods[1:]
-    }
-    return {"seeds": seeds, "means": means, "differences": differences}
+    path = GRIDS / f"{name}.yaml" if str(name) in grid_names() else Path(name)
+    if not path.is_file():
+        raise StudyError(f"no study is called {str(name)!r}; known: {', '.join(grid_names())}.")
+    content = read_file(path)
+    known = set(Grid.__dataclass_fields__) - {"name"}
+    if stray := sorted(set(content) - known):
+        raise StudyError(f"{path}: {stray[0]!r} is no key of a study; known: {', '.join(sorted(known))}.")
+    if missing := [key for key in ("question", "arms") if not content.get(key)]:
+        raise StudyError(f"{path} lacks {missing[0]}.")
+    content["arms"] = {arm: s or {} for arm, s in content["arms"].items()}
+    if "regimes" in content:
+        content["regimes"] = {regime: s or {} for regime, s in content["regimes"].items()}
+    if "seeds" in content:
+        content["seeds"] = tuple(content["seeds"])
+    grid = Grid(path.stem, **content)
+    for cell in itertools.islice(_combinations(grid, grid.seed_list[:1]), 10_000):
+        try:
+            build(read_file(grid.recipe), cell["settings"])
+        except ConfigError as error:
+            raise StudyError(f"{path}, {cell['arm']} in {cell['regime']}: {error}") from None
+    return grid
 
 
-def run_study(
-    name: str,
-    out: Path | None = None,
-    seeds: int | None = None,
-    processes: int = 2,
-    console: Console | None = None,
-) -> dict[str, Any]:
-    """Run what is missing, judge, and write `<out>/result.json`; `seeds`: the study's own number.
+def _combinations(grid: Grid, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+    candidates = grid.choose or {"": {}}
+    for seed, regime, arm in itertools.product(seeds, grid.regimes, grid.arms):
+        for candidate, settings in candidates.items():
+            cell = {"arm": arm, "regime": regime, "seed": seed}
+            if candidate:
+                cell["candidate"] = candidate
+            # an arm's own settings win over a candidate's
+            cell["settings"] = {
+                **grid.settings, **grid.regimes[regime], **settings, **grid.arms[arm], "seed": seed,
+            }  # fmt: skip
+            yield cell
 
-    The result that the repository ships is `data/studies/<name>.json`; this never overwrites it.
+
+def plan_cells(grid: Grid, seeds: Sequence[int], chosen: dict[str, dict[str, Any]]) -> list[dict]:
+    """Every cell, seeds outermost; `chosen`: arm -> settings that tuning found, beneath its own.
+
+    Of cells with equal settings the first one stays (candidates that an arm overrules).
     """
-    mean_interval([0.0, 1.0])  # scipy is there: better known now than in ten minutes
-    study, console = STUDIES[name], console or Console()
-    build(read_file(study.recipe), study.settings)  # a mistake there is better known now, too
-    out = out or Path("runs") / f"study-{name}"
-    out.mkdir(parents=True, exist_ok=True)
-    chosen, more = {method: {} for method in study.methods}, {}
-    if study.rates:
-        rates, sweep = choose_rates(study, out, processes, console)
-        chosen, more = {m: {"lr": lr} for m, lr in rates.items()}, {"lr": rates, "sweep": sweep}
-    folders = {
-        (method, seed): out / f"{method}-seed{seed}"
-        for seed in range(study.first_seed, study.first_seed + (seeds or study.seeds))
-        for method in study.methods
-    }
-    jobs = [
-        (folder, {"method": method, "seed": seed, **study.settings, **chosen[method]})
-        for (method, seed), folder in folders.items()
-        if not (folder / "summary.json").is_file()
-    ]
-    train_all(jobs, study.recipe, processes, console)
-    result = collect(name, folders, **more)
-    write_text(out / "result.json", json.dumps(result, indent=1) + "\n")
-    return result
+    cells, seen = [], set()
+    for cell in _combinations(grid, seeds):
+        arm = chosen.get(cell["arm"], {})
+        cell["settings"] = {**grid.settings, **grid.regimes[cell["regime"]], **arm,
+                            **cell["settings"]}  # fmt: skip
+        same = (cell["arm"], cell["regime"], json.dumps(cell["settings"], sort_keys=True))
+        if same not in seen:
+            seen.add(same)
+            cells.append(cell)
+    return cells
+
+
+def key(cell: dict[str, Any]) -> tuple[str, str, int, str]:
+    """What tells cells of one study apart."""
+    return cell["arm"], cell["regime"], cell["seed"], cell.get("candidate", "")
+
+
+def file_name(cell: dict[str, Any]) -> str:
+    arm, regime, seed, candidate = key(cell)
+    return f"{regime}--{arm}{f'--{candidate}' if candidate else ''}--{seed}.json"
+
+
+# --- results --------------------------------------------------------------------------------------
 
 
 def shipped(name: str) -> dict[str, Any]:
-    """The committed result of a study."""
-    return json.loads((DATA / "studies" / f"{name}.json").read_text(encoding="utf-8"))
+    """The committed result of a study.
+
+    Raises:
+        StudyError: none is committed.
+    """
+    path = DATA / "studies" / f"{name}.json"
+    if not path.is_file():
+        raise StudyError(f"no result of the study {name} is committed (no data/studies/{name}.json).")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def recording(name: str) -> dict[str, Any]:
@@ -249,25 +170,214 @@ def recording(name: str) -> dict[str, Any]:
     return json.loads((DATA / "recordings" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def print_result(result: dict[str, Any], console: Console) -> None:
-    """Two tables: means, and paired differences; before them the sweep, where there was one."""
-    n, measures = len(result["seeds"]), measured(result["runs"][0])
-    notes = {"test_greedy": "test, greedy", "ood_rule": "ood_rule (new rule)"}
-    if result.get("sweep"):
-        table = Table("", "lr", "validation", "", title="Learning rates, one run each, seed 0")
-        for row in result["sweep"]:
-            taken = "taken" if result["lr"][row["method"]] == row["lr"] else ""
-            values = (f"{row['lr']:g}", str(Interval(**row["validation"])), taken)
-            table.add_row(row["method"], *values)
-        console.print(table)
-    for key, title in (
-        ("means", f"Share of right answers, mean and 95 % interval over {n} seeds"),
-        ("differences", f"Differences paired by seed, 95 % interval over {n} seeds"),
-    ):
-        table = Table("", *(notes.get(m, m) for m in measures), title=title)
-        if key == "means" and result.get("base"):
-            known = [result["base"].get(m) for m in measures]
-            table.add_row("base (over problems)", *(str(Interval(**k)) if k else "" for k in known))
-        for name, row in result[key].items():
-            table.add_row(name, *(str(Interval(**row[m])) for m in measures))
-        console.print(table)
+def read_cells(folder: Path) -> list[dict[str, Any]]:
+    """The cells in a folder of runs.
+
+    Raises:
+        StudyError: a file there is no cell.
+    """
+    cells = []
+    for path in sorted((folder / "cells").glob("*.json")):
+        try:
+            cells.append(json.loads(path.read_text(encoding="utf-8")))
+            key(cells[-1])
+        except (ValueError, KeyError, TypeError):
+            raise StudyError(f"{path} is no cell of a study; remove it.") from None
+    return cells
+
+
+def collect(grid: Grid, cells: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """The result: the grid, every cell in the grid's order, and how they were made."""
+    arms, regimes = list(grid.arms), list(grid.regimes)
+    order = {name: place for place, name in enumerate([*regimes, *arms])}
+    cells = sorted(cells, key=lambda c: (c["seed"], order.get(c["regime"], 999),
+                                         order.get(c["arm"], 999), c.get("candidate", "")))  # fmt: skip
+    return {
+        "study": grid.name,
+        "question": " ".join(grid.question.split()),
+        "core_hours": round(sum(c.get("wall_seconds", 0.0) for c in cells) / 3600, 2),
+        **more,
+        "cells": cells,
+    }
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """One line a cell, so that a change of one is a change of one line."""
+    head = {k: v for k, v in result.items() if k != "cells"}
+    lines = ",\n".join(to_json(cell) for cell in result["cells"])
+    text = to_json(head, indent=1)[:-2] + ',\n "cells": [\n' + lines + "\n]}\n"
+    write_text(path, text)
+
+
+def score(cell: dict[str, Any], split: str, kind: str = "sampled") -> float:
+    """Success of a cell; a diverged run has none."""
+    return 0.0 if "diverged" in cell else cell["splits"][split][kind]
+
+
+def choices(result: dict[str, Any], candidates: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """arm -> the candidate of the highest mean success over a tuning study's regimes and seeds.
+
+    Equal ones: the first as the grid lists them.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for cell in result["cells"]:
+        split = next(iter(cell["splits"])) if "splits" in cell else ""
+        value = score(cell, split)
+        found.setdefault(cell["arm"], {}).setdefault(cell.get("candidate", ""), []).append(value)
+    order = list(candidates)
+
+    def best(means: dict[str, float]) -> str:
+        return max(means, key=lambda c: (means[c], -order.index(c)))
+
+    return {
+        arm: best({c: sum(v) / len(v) for c, v in by.items()}) for arm, by in found.items()
+    }
+
+
+def tuned(grid: Grid, out: Path | None = None) -> dict[str, dict[str, Any]]:
+    """arm -> settings that the study named by `tuned_by` chose.
+
+    An arm that the tuning does not know keeps the recipe's settings.
+
+    Raises:
+        StudyError: that study has no committed result.
+    """
+    if not grid.tuned_by:
+        return {}
+    tuning = read_grid(grid.tuned_by)
+    taken = choices(shipped(grid.tuned_by), tuning.choose)
+    return {arm: tuning.choose[candidate] for arm, candidate in taken.items() if candidate}
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def _train(path: Path, cell: dict[str, Any], how: dict[str, Any]) -> dict[str, Any]:
+    from amft_lite.cells import run_cell  # in the worker: torch is imported there
+
+    return run_cell(path, cell=cell, **how)
+
+
+def _ready(cell: dict[str, Any], grid: Grid, done: dict[tuple, dict]) -> dict[str, Any] | None:
+    """The cell, with the trace it replays; None while that is not recorded yet."""
+    source = grid.replay.get(cell["arm"])
+    if source is None:
+        return cell
+    seeds = grid.seed_list
+    before = seeds[(seeds.index(cell["seed"]) - 1) % len(seeds)]
+    recorded = done.get((source, cell["regime"], before, ""))
+    if recorded is None:
+        return None
+    trace = " ".join(f"{mu:.4f}" for mu in recorded["mu"])
+    return {**cell, "settings": {**cell["settings"], "trace": trace}}
+
+
+def _is_made(cell: dict[str, Any], made: dict[str, Any] | None) -> bool:
+    """Is there a cell of these very settings? (A replayed trace is not compared.)"""
+    def plain(settings):
+        return {k: v for k, v in settings.items() if k != "trace"}
+
+    return made is not None and plain(made["settings"]) == plain(cell["settings"])
+
+
+def run_study(
+    name: str | Path,
+    out: Path | None = None,
+    jobs: int = 2,
+    resume: bool = False,
+    max_hours: float | None = None,
+    seeds: int | None = None,
+    arms: Sequence[str] = (),
+    regimes: Sequence[str] = (),
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train the cells that are missing, and write `<out>/result.json`.
+
+    `resume` keeps the cells of `out` and of the committed result; without it `out` must be new.
+    `seeds`, `arms`, `regimes` take a part of the grid. With `max_hours` no cell is begun after so
+    long; what is there then is the result.
+
+    Raises:
+        StudyError: one sentence for what cannot be done.
+    """
+    grid, console = read_grid(name), console or Console()
+    for word, asked, known in (("arm", arms, grid.arms), ("regime", regimes, grid.regimes)):
+        if stray := [x for x in asked if x not in known]:
+            raise StudyError(f"{grid.name} has no {word} {stray[0]!r}; known: {', '.join(known)}.")
+    out = out or Path("runs") / f"study-{grid.name}"
+    done: dict[tuple, dict] = {}
+    if resume:
+        path = DATA / "studies" / f"{grid.name}.json"
+        committed = shipped(grid.name)["cells"] if path.is_file() else []
+        done = {key(cell): cell for cell in [*committed, *read_cells(out)]}
+    elif out.is_dir() and any((out / "cells").glob("*.json")):
+        raise StudyError(f"{out} holds cells; --resume keeps them, or name another --out.")
+    cells = plan_cells(grid, grid.seed_list[:seeds], tuned(grid))
+    cells = [c for c in cells if c["arm"] in (arms or grid.arms)
+             and c["regime"] in (regimes or grid.regimes)]  # fmt: skip
+    waiting = [c for c in cells if not _is_made(c, done.get(key(c)))]
+    if not waiting:
+        console.print(f"{grid.name}: all {len(cells)} cells are there; nothing to do.")
+    else:
+        known = [c["wall_seconds"] for c in done.values() if c.get("wall_seconds")]
+        each = sum(known) / len(known) if known else SECONDS_A_CELL
+        console.print(
+            f"{grid.name}: {len(waiting)} of {len(cells)} cells to train, about {each:.0f} s each: "
+            f"{len(waiting) * each / jobs / 3600:.1f} hours on {jobs} processes."
+        )
+        _run_cells(waiting, grid, out, jobs, max_hours, done, console)
+    wanted = {key(c) for c in cells}
+    result = collect(grid, [c for k, c in done.items() if k in wanted], provenance=provenance())
+    if waiting:
+        out.mkdir(parents=True, exist_ok=True)
+        write_result(out / "result.json", result)
+    return result
+
+
+def _run_cells(
+    waiting: list[dict], grid: Grid, out: Path, jobs: int, max_hours: float | None,
+    done: dict[tuple, dict], console: Console,
+) -> None:  # fmt: skip
+    """Train `waiting` in worker processes; results go into `done` and into files."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    os.environ["OMP_NUM_THREADS"] = "1"  # workers inherit it
+    commit = provenance()["commit"]
+    how = {"recipe": grid.recipe, "splits": grid.splits, "curve": grid.curve}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeRemainingColumn(), TextColumn("{task.fields[last]}"))  # fmt: skip
+    started, running = time.monotonic(), {}
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    try:
+        with Bar(*columns, console=console) as bar:
+            task = bar.add_task(grid.name, total=len(waiting), last="")
+            while waiting or running:
+                late = max_hours is not None and time.monotonic() - started > 3600 * max_hours
+                while waiting and len(running) < jobs and not late:
+                    place = next((i for i, c in enumerate(waiting) if _ready(c, grid, done)), None)
+                    if place is None:
+                        break
+                    cell = _ready(waiting.pop(place), grid, done)
+                    cell["commit"] = commit
+                    running[pool.submit(_train, out / "cells" / file_name(cell), cell, how)] = cell
+                if not running:
+                    reason = f"{max_hours:g} hours are over" if late else "their traces are missing"
+                    console.print(f"{len(waiting)} cells are left out: {reason}.")
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    cell = running.pop(future)
+                    done[key(cell)] = future.result()
+                    bar.update(task, advance=1, last=f"{cell['regime']} {cell['arm']}")
+    except BrokenProcessPool:
+        raise StudyError(
+            f"a worker was killed (too little memory?); finished cells are in {out}, go on by "
+            f"--resume."
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def dump_grid(grid: Grid) -> str:
+    """The grid as YAML, for a reader."""
+    return yaml.safe_dump({"arms": grid.arms, "regimes": grid.regimes}, sort_keys=False)

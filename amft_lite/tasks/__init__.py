@@ -29,10 +29,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """An expert's answer to an example."""
+    """An expert's answer to an example; `right` is False where a study made it wrong on purpose."""
 
     example: Example
     completion: str
+    right: bool = True
 
     @property
     def prompt(self) -> str:

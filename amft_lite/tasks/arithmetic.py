@@ -88,9 +88,10 @@ class Arithmetic:
     reported = ("test", *OOD_FAMILIES)
     max_new_tokens = 27  # four steps of five words, three semicolons, | boxed 46, end-of-text
 
-    def __init__(self, reward: str = "binary") -> None:
+    def __init__(self, reward: str = "binary", wrong_demonstrations: float = 0.0) -> None:
         if reward != "binary":
             raise ValueError(f"arithmetic pays 1 or 0: reward must be binary, not {reward!r}")
+        self.wrong_demonstrations = wrong_demonstrations
 
     def problems(self, split: str) -> tuple[Problem, ...]:
         """Every problem of a split.
@@ -119,6 +120,9 @@ class Arithmetic:
     def demonstrations(self, n: int, seed: int = 0, split: str = "train") -> list[Demonstration]:
         """`n` expert answers; a problem has one.
 
+        With `wrong_demonstrations` that share of training experts answers another question of the
+        same family.
+
         Raises:
             ValueError: `split` is out of distribution (there are no experts for those).
         """
@@ -127,7 +131,16 @@ class Arithmetic:
                 f"demonstrations exist for the four training families only, not for {split}"
             )
         questions = self.prompts(split, n, seed=seed + 1_000_003)  # not the RL prompts' order
-        return [Demonstration(q, expert_answer(q.steps, q.answer)) for q in questions]
+        found = [Demonstration(q, expert_answer(q.steps, q.answer)) for q in questions]
+        rng = random.Random(f"{self.name}/wrong/{seed}")
+        number_wrong = round(self.wrong_demonstrations * n) if split == "train" else 0
+        for place in rng.sample(range(n), number_wrong):
+            q = questions[place]
+            others = [p for p in self.problems(split)
+                      if p.family == q.family and p.answer != q.answer]  # fmt: skip
+            other = rng.choice(others)
+            found[place] = Demonstration(q, expert_answer(other.steps, other.answer), right=False)
+        return found
 
     def reward(self, example: Question, completion: str) -> Reward:
         """1 or 0 (Eq. 1 of the paper, second-hand notes)."""

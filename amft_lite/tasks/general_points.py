@@ -99,7 +99,9 @@ class GeneralPoints:
     groups = "value multisets"
     _shares = (0.64, 0.14)  # of the multisets: train, validation; the rest is test
 
-    def __init__(self, preset: str = "lite", reward: str = "binary") -> None:
+    def __init__(
+        self, preset: str = "lite", reward: str = "binary", wrong_demonstrations: float = 0.0
+    ) -> None:
         if preset not in ("lite", "classic"):
             raise ValueError(f"preset must be lite or classic, not {preset!r}")
         if reward not in ("binary", "shaped"):
@@ -108,6 +110,7 @@ class GeneralPoints:
         self.cards = 3 if preset == "lite" else 4
         self.targets = tuple(range(10, 51)) if preset == "lite" else (24,)
         self.reward_kind = reward
+        self.wrong_demonstrations = wrong_demonstrations
         self.max_new_tokens = self.cards + 5 * (self.cards - 1) + 1
         self._problems = self._split_problems()
 
@@ -175,17 +178,26 @@ class GeneralPoints:
     def demonstrations(self, n: int, seed: int = 0, split: str = "train") -> list[Demonstration]:
         """`n` expert answers under the ID rule: a random solution of each of `n` examples.
 
+        With `wrong_demonstrations` that share of training experts makes another number than the
+        prompt's target; every step of theirs is right arithmetic.
+
         Raises:
             ValueError: `split` is not under the ID rule (there are no experts for another rule).
         """
         if split == "ood_rule":
             raise ValueError("demonstrations exist under the training rule only, not for ood_rule")
         rng = random.Random(f"{self.name}/expert/{split}/{seed}")
+        number_wrong = round(self.wrong_demonstrations * n) if split == "train" else 0
+        wrong = set(random.Random(f"{self.name}/wrong/{seed}").sample(range(n), number_wrong))
         demonstrations = []
-        for hand in self.prompts(split, n, seed=seed + 1_000_003):  # not the RL prompts' order
-            steps = rng.choice(solutions(tuple(sorted(hand.values)))[hand.target])
-            text = " ".join([*map(str, hand.values), *map(str, steps)])
-            demonstrations.append(Demonstration(hand, text))
+        hands = self.prompts(split, n, seed=seed + 1_000_003)  # not the RL prompts' order
+        for place, hand in enumerate(hands):
+            found = solutions(tuple(sorted(hand.values)))
+            target = hand.target
+            if place in wrong:
+                target = rng.choice(sorted(set(found) - {hand.target}))
+            text = " ".join([*map(str, hand.values), *map(str, rng.choice(found[target]))])
+            demonstrations.append(Demonstration(hand, text, place not in wrong))
         return demonstrations
 
     def reward(self, example: Hand, completion: str) -> Reward:
