@@ -48,6 +48,12 @@ def thinned(records: list[dict[str, Any]], name: str, size: int = THINNED) -> li
     return blocks
 
 
+def traces(records: list[dict[str, Any]]) -> dict[str, list[float | None]]:
+    """The thinned traces of the facts that this run has."""
+    found = {name: thinned(records, name) for name in TRACED}
+    return {name: trace for name, trace in found.items() if any(x is not None for x in trace)}
+
+
 def measure(
     policy, tokenizer, task, split: str, prompts: int, samples: int, groups: bool
 ) -> dict[str, Any]:
@@ -103,7 +109,7 @@ def train_cell(
         "rollout_tokens": sum(r.get("rollouts_tokens", 0) for r in records),
         "validation_tokens": sum(r.get("validation_tokens", 0) for r in records),
         "seconds": round(seconds, 1),
-        "traces": {n: t for n in TRACED if any(x is not None for x in (t := thinned(records, n)))},
+        "traces": traces(records),
     }
     if mixed and len(set(mixed)) > 1:
         facts["mu"] = [round(x, 4) for x in mixed]
