@@ -28,13 +28,11 @@ TRACED = ("mu", "entropy", "reward", "cos_sft_rl", "validation_reward", "share_a
 THINNED = 15
 
 
-def hits_by_group(found: Evaluation) -> dict[str, list[int]]:
-    """group -> [right answers, answers] of the sampled draws."""
-    hits: dict[str, list[int]] = {}
+def hits_by_group(found: Evaluation) -> dict[str, int]:
+    """group -> right answers among the sampled draws, groups in a fixed order."""
+    hits = dict.fromkeys(sorted(found.groups), 0)
     for group, correct in zip(found.groups, found.correct, strict=True):
-        pair = hits.setdefault(group, [0, 0])
-        pair[0] += correct
-        pair[1] += found.samples
+        hits[group] += correct
     return hits
 
 
@@ -65,7 +63,7 @@ def measure(
         "greedy": round(sum(found.greedy) / len(found.greedy), 5),
         "problems": len(found.correct),
         "samples": found.samples,
-        "outcomes": {k: round(n / answers, 4) for k, n in sorted(found.outcomes.items())},
+        "outcomes": {k: round(n / answers, 3) for k, n in sorted(found.outcomes.items())},
     }
     return facts | ({"hits": hits_by_group(found)} if groups else {})
 
@@ -102,9 +100,11 @@ def train_cell(
         "final_entropy": thinned(records, "entropy")[-1],
         "target_entropy": round(loop.target_entropy, 4),
         "meta_movement": round(sum(abs(r.get("mu_meta") or 0.0) for r in records), 4),
-        "training_rollouts": config.prompts_per_step * config.rollouts_per_prompt
+        "training_rollouts": config.prompts_per_step
+        * config.rollouts_per_prompt
         * sum("rollouts_tokens" in r for r in records),
-        "validation_rollouts": config.validation_prompts * config.validation_rollouts
+        "validation_rollouts": config.validation_prompts
+        * config.validation_rollouts
         * sum("validation_reward" in r for r in records),
         "rollout_tokens": sum(r.get("rollouts_tokens", 0) for r in records),
         "validation_tokens": sum(r.get("validation_tokens", 0) for r in records),

@@ -22,7 +22,7 @@ from amft_lite.config import (
     parse_assignments,
     read_file,
 )
-from amft_lite.weighting import RULES
+from amft_lite.methods import METHODS
 
 if TYPE_CHECKING:
     from amft_lite.runs import Run
@@ -143,7 +143,7 @@ def train_with_progress(run: Run) -> dict:
             signal.signal(number, handler)
 
 
-@app.command(epilog=f"Recipes: {', '.join(named_configs())}. Methods: {', '.join(RULES)}.")
+@app.command(epilog=f"Recipes: {', '.join(named_configs())}. Methods: {', '.join(METHODS)}.")
 def run(
     config: Annotated[
         str, typer.Option(help="A recipe's name, or a YAML file of settings.")

@@ -132,6 +132,19 @@ class RunConfig:
     """Weight of min(0, H - H*) in the utility, for `gradient`."""
     switch: float = 1 / 3
     """Share of all steps that sft_then_rl imitates."""
+    chord_decay: float = 1 / 3
+    """Share of the steps after warm-up in which chord_mu falls (published: 200 of <= 1500 steps)."""
+    gate_threshold: float = 0.0
+    """Methods that gate prompts imitate where at most this share of the rollouts is right (HPT: 0 for
+    Qwen, 2/8 for Llama)."""
+    eta_gate: float = 0.5
+    """Speed of amft_gate's token weights a unit of agreement (ours)."""
+    gate_start: float = 1.0
+    """Their value before the first meta-gradient."""
+    gate_max: float = 1.0
+    """Their upper bound; above 1 likely tokens may weigh more than under plain SFT, which sharpens."""
+    trace: str = ""
+    """Recorded mu of each step after warm-up, parted by spaces, for `replay`."""
     published_lr: float = 1e-6
     """alpha of `published` and `official_code` (released)."""
     published_eta_mu: float = 1e-4
@@ -244,7 +257,7 @@ _AT_LEAST = {
     "meta_every": 1, "validation_prompts": 1, "validation_rollouts": 2, "eval_prompts": 0,
     "eval_samples": 1, "eval_every": 0, "curve_prompts": 1, "save_every": 1,
     "keep_checkpoints": 2, "threads": 1, "weight_decay": 0.0, "eta_mu": 0.0, "eta_entropy": 0.0,
-    "entropy_beta": 0.0, "published_eta_mu": 0.0, "published_eta_entropy": 0.0,
+    "entropy_beta": 0.0, "eta_gate": 0.0, "gate_start": 0.0, "published_eta_mu": 0.0, "published_eta_entropy": 0.0,
     "lora_rank": 0, "lora_alpha": 1, "max_prompt_tokens": 1, "max_new_tokens": 0,
     "accumulation": 1, "processes": 1, "lr_warmup_steps": 0,
 }  # fmt: skip
@@ -253,11 +266,11 @@ _AT_MOST = {"seed": 10**12, "threads": 1024, "lr": 10.0, "value_lr": 10.0, "clip
             "lora_rank": 4096, "processes": 10_000}  # fmt: skip
 _ABOVE_ZERO = {
     "temperature", "lr", "max_grad_norm", "clip_range", "value_lr", "max_change", "width",
-    "published_lr", "vllm_memory",
+    "published_lr", "vllm_memory", "gate_max",
 }  # fmt: skip
 _SHARES = {
     "mu_start", "mu_min", "mu_max", "gamma", "gae_lambda", "ema_gradients", "ema_utility",
-    "switch", "vllm_memory", "wrong_demonstrations", "demonstrated_prompts",
+    "switch", "chord_decay", "gate_threshold", "vllm_memory", "wrong_demonstrations", "demonstrated_prompts",
 }  # fmt: skip
 _BELOW_ONE = {"beta1", "beta2", "lora_dropout"}
 
@@ -351,6 +364,14 @@ def build(*layers: dict[str, Any]) -> RunConfig:
         )
     if config.wrong_demonstrations and not REGISTRY[config.task].pretraining:
         raise ConfigError(f"wrong_demonstrations is for tasks made by code, not for {config.task}.")
+    if METHODS[method].pairs and not isinstance(config, ModelConfig):
+        if round(config.demonstrated_prompts * config.prompts_per_step) < 1:
+            raise ConfigError(
+                f"{method} looks at prompts and their demonstrations together; it needs "
+                f"demonstrated_prompts above 0, for example 0.5."
+            )
+        if config.inner_epochs > 1 or config.advantage == "gae":
+            raise ConfigError(f"{method} works with inner_epochs 1 and advantage group only.")
     if method == "entropy_only" and config.entropy_form == "gradient":
         raise ConfigError("entropy_only has no utility for entropy_form gradient to act through.")
     return config

@@ -45,9 +45,10 @@ from amft_lite.meta_gradient import (
     norm,
     unflatten_into,
 )
+from amft_lite.methods import resolve
 from amft_lite.models import completion_logits, hidden_states, token_logps
 from amft_lite.tasks import Example, Task
-from amft_lite.weighting import Signals, make_rule
+from amft_lite.weighting import Signals
 
 
 class ValueHead(nn.Module):
@@ -78,8 +79,10 @@ class AMFT:
         self.optimizer = torch.optim.AdamW(
             self.parameters, c.lr, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay
         )
-        self.rule = make_rule(c.method, c.rule_options())
+        self.method = resolve(c.method)
+        self.rule = self.method.make_rule(c.rule_options())
         self.step = 0
+        self.experts_seen: list[tuple[Tensor, Tensor]] = []  # log p and mask, of this step
         self.target_entropy = math.nan  # H*
         self.critic = None
         if c.advantage == "gae":
@@ -103,22 +106,28 @@ class AMFT:
         """One step of Algorithm 1; returns what happened in it."""
         c, warming = self.config, self.step < self.config.warmup_steps
         facts: dict[str, Any] = {"step": self.step, "phase": "warm-up" if warming else "train"}
+        self.experts_seen = []
 
         if self.step == c.warmup_steps and c.method != "sft":
             self.target_entropy = self.measure_entropy()
         # a loss of weight 0 is not computed: SFT pays for no rollouts, RL for no demonstrations
         planned = 1.0 if warming else self.rule.planned(self.step, c.steps, c.warmup_steps)
         rollouts = self.roll_out(facts) if planned != 1.0 else None
+        pairing = self.method.pairs and not warming
         for epoch in range(c.inner_epochs):
             seen = facts if epoch == 0 else {}  # a step's facts are those of its first epoch ...
             grad_sft = grad_rl = None
-            if planned != 0.0:
-                grad_sft = self.gradient(self.sft_loss, self.sft_batch(epoch), seen)
+            if pairing:
+                rollouts, experts = self.pair(rollouts, facts)
+            elif planned != 0.0:
+                experts = self.sft_batch(epoch)
+            if planned != 0.0 and experts:
+                grad_sft = self.gradient(self.sft_loss, experts, seen)
             if rollouts:
                 grad_rl = self.gradient(self.rl_loss, rollouts, seen)
             if epoch == 0:
                 facts |= gradient_facts(grad_sft, grad_rl)
-                mu = 1.0 if warming else self.new_mu(grad_sft, grad_rl, facts)
+                mu = 1.0 if warming else self.new_mu(grad_sft, grad_rl, rollouts, facts)
             self.apply(combined_gradient(grad_sft, grad_rl, mu), seen)
             if rollouts and self.critic:
                 self.train_critic(rollouts, seen)
@@ -127,12 +136,20 @@ class AMFT:
         self.step += 1
         return facts | {"mu": mu, "target_entropy": self.target_entropy}
 
-    def new_mu(self, grad_sft: Tensor | None, grad_rl: Tensor | None, facts: dict) -> float:
+    def new_mu(
+        self,
+        grad_sft: Tensor | None,
+        grad_rl: Tensor | None,
+        rollouts: Batch | None,
+        facts: dict,
+    ) -> float:
         """Lines 7-9: ask the rule, with a validation gradient where one is due."""
         c, since = self.config, self.step - self.config.warmup_steps
         signals = Signals(
             self.step, c.steps, c.warmup_steps, grad_sft, grad_rl,
             entropy=facts.get("entropy", math.nan), target_entropy=self.target_entropy,
+            nll=facts.get("nll", math.nan), share=facts.get("share_imitating", math.nan),
+            advantages=rollouts.advantages if rollouts else None, experts=self.experts_seen,
         )  # fmt: skip
         if self.rule.validation and since % self.rule.every == 0:
             signals.adam = adam_state(self.optimizer, c.max_grad_norm)
@@ -159,6 +176,7 @@ class AMFT:
         collapsing = signals.entropy < signals.target_entropy
         loss = partial(self.utility_loss, collapsing=collapsing)
         signals.grad_utility = -self.gradient(loss, batch, facts)
+        signals.influence = self.influence
         pushed = collapsing and self.rule.entropy_form == "gradient"
         signals.informative = bool(batch.advantages.any()) or pushed
         u = signals.grad_utility
@@ -166,6 +184,29 @@ class AMFT:
         facts["grad_norm_utility"] = u.norm().item()
         facts["cos_utility_sft"] = cosine(u, -signals.grad_sft)  # would a step along SFT help?
         facts["cos_utility_rl"] = cosine(u, -signals.grad_rl)
+
+    @torch.no_grad()
+    def influence(self, direction: Tensor, demonstrations: int = 128) -> tuple[Tensor, Tensor]:
+        """How demonstration tokens would fare along `direction` [N]: (p, rise of log p), [tokens].
+
+        By a central difference of two forward passes, as long as one step of the optimiser.
+        """
+        n, purpose = len(self.demonstrations), "influence"
+        places = shuffled_passes(n, min(n, demonstrations), self.step, self.config.seed, purpose)
+        batch = self.expert_answers.rows(places)
+        kept = [p.clone() for p in self.parameters]
+        length = self.config.lr * len(direction) ** 0.5 / 10
+        step = direction * (length / direction.norm().clamp(min=1e-30))
+        sizes = [p.numel() for p in self.parameters]
+        found = []
+        for sign in (1.0, -1.0):
+            for p, old, part in zip(self.parameters, kept, step.split(sizes), strict=True):
+                p.copy_(old + sign * part.view_as(p))
+            found.append(token_logps(self.logits(batch), batch.tokens)[batch.mask > 0])
+        for p, old in zip(self.parameters, kept, strict=True):
+            p.copy_(old)
+        up, down = found
+        return ((up + down) / 2).exp(), (up - down) / (2 * length)
 
     def apply(self, grad: Tensor, facts: dict) -> None:
         """Line 12: clip the combined gradient as one, and take the optimiser's step."""
@@ -202,10 +243,34 @@ class AMFT:
         return completion_logits(self.policy, batch.ids, batch.attention, batch.tokens.shape[1])
 
     def sft_loss(self, rows: Batch, whole: Batch) -> tuple[Tensor, dict]:
-        """Eq. 2."""
-        logps = token_logps(self.logits(rows), rows.tokens)
-        loss = objectives.sft_loss(logps, rows.mask, whole.mask.sum())
-        return loss, {"sft_loss": loss}
+        """Eq. 2; after warm-up with the method's token weights, or its loss of a group's expert."""
+        logps, total = token_logps(self.logits(rows), rows.tokens), whole.mask.sum()
+        self.experts_seen.append((logps.detach(), rows.mask))
+        nll = objectives.sft_loss(logps.detach(), rows.mask, total)
+        if rows.advantages is None:
+            weights = self.token_weights(logps.detach().exp())
+            loss = objectives.sft_loss(logps, rows.mask, total, weights)
+        else:
+            loss = self.expert_in_group_loss(logps, rows, total)
+        return loss, {"sft_loss": loss, "nll": nll}
+
+    def token_weights(self, p: Tensor) -> Tensor | None:
+        """omega of demonstration tokens of probability p: the rule's, or else the method's."""
+        if self.step < self.config.warmup_steps:
+            return None
+        if self.method.imitation_scale == "rollout":
+            return torch.full_like(p, 1 / self.config.rollouts_per_prompt)
+        weigh = getattr(self.rule, "token_weight", None) or self.method.token_weight
+        return weigh(p) if weigh else None
+
+    def expert_in_group_loss(self, logps: Tensor, rows: Batch, total: Tensor) -> Tensor:
+        """The loss of demonstrations that are members of their prompts' groups."""
+        kind, given = self.method.in_group, (rows.advantages, rows.mask)
+        if kind == "luffy":
+            return objectives.luffy_loss(logps, *given, total)
+        if kind == "rl_plus":  # before the first inner step the old policy is the policy
+            return objectives.rl_plus_loss(logps, logps.detach(), *given, total)
+        return objectives.srft_loss(logps, *given, self.group_entropy, total)
 
     def rl_loss(self, rows: Batch, whole: Batch) -> tuple[Tensor, dict]:
         """PPO-clip; before the first inner step the old policy is the policy."""
@@ -273,6 +338,45 @@ class AMFT:
         else:
             self.add_gae(batch)
         return batch
+
+    def pair(self, rollouts: Batch, facts: dict) -> tuple[Batch | None, Batch | None]:
+        """Rollouts and demonstrations of the same prompts, as the method takes them together.
+
+        Either the gate replaces some prompts' rollouts by their demonstration, or demonstrations
+        join their prompts' groups. `share_imitating` is then mu, `share_applied` the share of all
+        prompts where the rule acted.
+        """
+        c, K = self.config, self.config.rollouts_per_prompt
+        places = self.demonstrated_places()
+        paired, own = slice(0, len(places) * K), rollouts.rewards[: len(places) * K]
+        experts: Batch | None = self.expert_answers.rows(places)
+        if self.method.prompt_gate:
+            imitated = self.method.prompt_gate(own.view(-1, K), c.gate_threshold)
+            share = imitated.sum().item() / c.prompts_per_step
+            kept = torch.ones(len(rollouts.ids), dtype=torch.bool)
+            kept[paired] = ~imitated.repeat_interleave(K)
+            rollouts = rollouts.rows(kept) if kept.any() else None
+            experts = experts.rows(imitated) if imitated.any() else None
+            facts.update(share_imitating=share, share_applied=share)
+            return rollouts, experts
+        if self.method.in_group == "srft":
+            with torch.no_grad():
+                entropy = objectives.token_entropy(self.logits(rollouts))
+            self.group_entropy = objectives.masked_mean(entropy, rollouts.mask).item()
+            rollouts.advantages = objectives.srft_advantages(rollouts.rewards, self.group_entropy)
+        right = [
+            self.task.reward(d.example, d.completion).value
+            for d in (self.demonstrations[place] for place in places.tolist())
+        ]
+        joined, experts.advantages = objectives.joined_advantages(
+            own, torch.tensor(right), K, c.advantage_scale
+        )
+        if self.method.in_group != "srft":
+            rollouts.advantages[paired] = joined
+        tokens = experts.mask.sum() / (experts.mask.sum() + rollouts.mask.sum())
+        facts["share_imitating"] = tokens.item()
+        facts["share_applied"] = len(places) / c.prompts_per_step
+        return rollouts, experts
 
     def add_gae(self, batch: Batch) -> None:
         """Advantages and returns of the value head; the reward comes with the last token."""

@@ -1,20 +1,39 @@
-"""A method is a named bundle: the rule for mu, and what it sets unless told otherwise.
+"""A method is a named bundle: a rule for mu, and what it does to tokens, prompts and groups.
 
-`rule` is a name of `amft_lite.weighting.RULES`, or any object with the protocol of
-`weighting.Rule` (for a rule of one's own, tried from a notebook).
+    rule            mu_t; a name (`amft_lite.weighting`, `amft_lite.rivals`) or a rule of one's own
+    token_weight    omega(p), what each demonstration token weighs after warm-up
+    prompt_gate     which demonstrated prompts imitate their demonstration instead of exploring
+    imitation_scale of those imitated prompts' loss
+    in_group        the demonstration joins its prompt's group; the loss of such demonstrations
+    defaults        settings of `amft_lite.config` that it brings along
 
-Left out: token weights, prompt gates and demonstrations in the group's baseline, which the methods
-that are more than a number need.
+A new method is one entry; `cut_low` is the whole of
+
+    "cut_low": Method("cut_low", "fixed", {"mu_start": 0.3}, token_weight=objectives.cut_weight),
+
+Gates and groups concern the prompts that have a demonstration (`demonstrated_prompts`); on all
+others these methods are RL. Public sources stand with the formulas in `amft_lite.objectives`.
+
+Left out: methods that need their own rollouts or optimiser (ReLIFT, UFT, Prefix-RFT, BRIDGE).
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from torch import Tensor
+
+from amft_lite import objectives
+from amft_lite.gate import GatedController
+from amft_lite.rivals import RIVALS
 from amft_lite.weighting import RULES, Rule, RuleOptions
 from amft_lite.weighting import make_rule as named_rule
+
+#: Names of `amft_lite.gate`: mu and gate learned, the gate alone, and its placebo.
+GATED = ("amft_gate", "amft_gate_only", "gate_placebo")
 
 
 @dataclass(frozen=True)
@@ -24,13 +43,64 @@ class Method:
     name: str
     rule: str | Rule
     defaults: dict[str, Any] = field(default_factory=dict)
+    token_weight: Callable[[Tensor], Tensor] | None = None
+    prompt_gate: Callable[[Tensor, float], Tensor] | None = None
+    imitation_scale: Literal["one", "rollout"] = "one"
+    in_group: Literal["", "luffy", "rl_plus", "srft"] = ""
 
     def make_rule(self, options: RuleOptions) -> Rule:
         """A fresh rule for one run (an object given as `rule` is handed on as it is)."""
-        return named_rule(self.rule, options) if isinstance(self.rule, str) else self.rule
+        if not isinstance(self.rule, str):
+            return self.rule
+        if self.rule in RIVALS:
+            return RIVALS[self.rule](options)
+        if self.rule in GATED:
+            return GatedController(self.rule, options)
+        return named_rule(self.rule, options)
+
+    @property
+    def pairs(self) -> bool:
+        """Does it look at prompts and their demonstrations together?"""
+        return bool(self.prompt_gate or self.in_group)
 
 
-#: Where a method departs from the common defaults; sources in `amft_lite.config`.
+def few_right(rewards: Tensor, threshold: float) -> Tensor:
+    """HPT's gate: imitate where at most `threshold` of the rollouts is right. [P, K] -> bool [P].
+
+    At threshold 0 it is SuperRL's and DyME's: where none is. Sources: HPT, arXiv 2509.04419
+    (TsinghuaC3I/Unify-Post-Training); SuperRL, arXiv 2506.01096; DyME, arXiv 2506.23061.
+    """
+    return (rewards > 0).to(rewards.dtype).mean(1) <= threshold
+
+
+#: Half of the prompts are demonstrated, so that these methods have something to decide.
+_PAIRED = {"demonstrated_prompts": 0.5}
+
+_BUNDLES = (
+    # CHORD: mu falling; or mu = .1 and phi
+    Method("chord_mu", "chord_mu"),
+    Method("chord_phi", "fixed", {"mu_start": 0.1}, token_weight=objectives.phi_weight),
+    # ours: an exploratory study's constant cut, and its parameter-free mu with and without phi
+    Method("cut_low", "fixed", {"mu_start": 0.3}, token_weight=objectives.cut_weight),
+    Method("nll_entropy", "nll_entropy"),
+    Method("nll_entropy_phi", "nll_entropy", token_weight=lambda p: 4 * objectives.phi_weight(p)),
+    Method("gac", "gac", token_weight=objectives.phi_weight),
+    # one rule: HPT without the spread in its advantages; DyME's demonstration takes one rollout's
+    # place, which scales its loss by 1 / K
+    Method("hpt", "share", _PAIRED | {"advantage_scale": "none"}, prompt_gate=few_right),
+    Method("superrl", "share", _PAIRED, prompt_gate=few_right),
+    Method("dyme", "share", _PAIRED, prompt_gate=few_right, imitation_scale="rollout"),
+    Method("luffy", "share", _PAIRED | {"advantage_scale": "none"}, in_group="luffy"),
+    Method("rl_plus", "share", _PAIRED | {"advantage_scale": "none"}, in_group="rl_plus"),
+    Method("srft", "share", _PAIRED, in_group="srft"),
+    Method("replay", "replay"),
+    # AMFT's scalar mu on top of a constant gate; with a gate learned by the same meta-gradient
+    Method("amft_cut", "amft", token_weight=objectives.cut_weight),
+    Method("amft_phi", "amft", token_weight=lambda p: 4 * objectives.phi_weight(p)),
+    *(Method(name, name) for name in GATED),
+)
+
+#: Where a rule's own method departs from the common defaults; sources in `amft_lite.config`.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "rl": {"warmup_steps": 0},
     "published": {"mu_start": 0.8, "meta_every": 20},
@@ -38,7 +108,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 METHODS: dict[str, Method] = {
-    name: Method(name, rule=name, defaults=_DEFAULTS.get(name, {})) for name in RULES
+    **{name: Method(name, rule=name, defaults=_DEFAULTS.get(name, {})) for name in RULES},
+    **{method.name: method for method in _BUNDLES},
 }
 
 

@@ -10,10 +10,14 @@ Sources: Eq. 1-3 of arXiv 2508.06944 (second-hand notes; only the abstract was r
 PPO-clip, arXiv 1707.06347, Eq. 7; GAE, arXiv 1506.02438, Eq. 16; group advantages, GRPO, arXiv
 2402.03300, section 4.1.2, and without the division by the spread, Dr. GRPO, arXiv 2503.20783.
 
-Left out: KL penalties to a reference model, and off-policy demonstration ratios.
+Token weights and off-policy demonstration losses: their public sources stand with each.
+
+Left out: KL penalties to a reference model.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -41,9 +45,112 @@ def masked_mean(x: Tensor, mask: Tensor, total: float | Tensor | None = None) ->
     return (blank(mask, x)[0] * mask).sum() / total
 
 
-def sft_loss(logps: Tensor, mask: Tensor, total: float | Tensor | None = None) -> Tensor:
-    """Eq. 2: mean of -log pi(demonstration token). `logps`, `mask` [B, T]; nats per token."""
+def sft_loss(
+    logps: Tensor,
+    mask: Tensor,
+    total: float | Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Eq. 2: mean of -log pi(demonstration token). `logps`, `mask` [B, T]; nats per token.
+
+    `weights` [B, T] multiply the tokens' terms; they get no gradient, and the mean is still over
+    all tokens (not divided by the sum of the weights).
+    """
+    if weights is not None:
+        logps = blank(mask, logps)[0] * weights.detach()
     return -masked_mean(logps, mask, total)
+
+
+# --- weights of demonstration tokens: p [...] -> omega [...], p = pi(token) ------------------------
+
+
+def phi_weight(p: Tensor) -> Tensor:
+    """CHORD-phi: p (1 - p), at most 1/4 (arXiv 2508.11408; code in Trinity-RFT)."""
+    return p * (1 - p)
+
+
+def cut_weight(p: Tensor, below: float = 0.15) -> Tensor:
+    """1 where p >= `below`, else 0: a constant cut of the tokens that the policy finds absurd.
+
+    Ours, found by the exploratory study of learned token weights; no published method.
+    """
+    return (p >= below).to(p.dtype)
+
+
+# --- a demonstration as one more member of its prompt's group -------------------------------------
+
+
+def joined_advantages(
+    rewards: Tensor, expert_rewards: Tensor, group_size: int, scale: str = "std"
+) -> tuple[Tensor, Tensor]:
+    """Group advantages where each group has one more member, the demonstration.
+
+    `rewards` [P * K], `expert_rewards` [P] -> ([P * K], [P]). With K = 7 wrong rollouts and a right
+    demonstration, unscaled: -1/8 each, and 7/8 (LUFFY, arXiv 2504.14945).
+    """
+    groups = torch.cat((rewards.view(-1, group_size), expert_rewards.unsqueeze(1)), 1)
+    joined = group_advantages(groups.view(-1), group_size + 1, scale).view_as(groups)
+    return joined[:, :-1].reshape(-1), joined[:, -1]
+
+
+def luffy_loss(
+    logps: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    total: float | Tensor | None = None,
+    gamma: float = 0.1,
+) -> Tensor:
+    """LUFFY's shaped off-policy term: -A p / (p + gamma), p = pi(demonstration token).
+
+    As a weight on -log p this is A gamma p / (p + gamma)^2, highest at p = gamma. `logps`, `mask`
+    [B, T]; `advantages` [B]. Source: arXiv 2504.14945; ElliottYan/LUFFY, mix_core_alg.py.
+    """
+    p = blank(mask, logps)[0].exp()
+    return -masked_mean(_spread(advantages, logps).detach() * p / (p + gamma), mask, total)
+
+
+def rl_plus_loss(
+    logps: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    total: float | Tensor | None = None,
+    gamma: float = 0.5,
+) -> Tensor:
+    """RL-PLUS: -A r (1 - p)^gamma with r = 2 p / (1.5 p_old + 0.5); (1 - p) gets no gradient.
+
+    r is a ratio to the mean of the old policy and an expert guessed as (p_old + 1) / 2, at most 2.
+    Source: arXiv 2508.00222; YihongDong/RL-PLUS, rlplus_core_alg.py.
+    """
+    logps, old = blank(mask, logps, old_logps.detach())
+    p = logps.exp()
+    ratio = 2 * p / (1.5 * old.exp() + 0.5)
+    bonus = (1 - p.detach()).clamp(min=0) ** gamma
+    return -masked_mean(_spread(advantages, logps).detach() * ratio * bonus, mask, total)
+
+
+def srft_loss(
+    logps: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    entropy: float,
+    total: float | Tensor | None = None,
+) -> Tensor:
+    """SRFT's demonstration terms: 0.5 e^-H NLL - A p. H is a number: no gradient flows into it.
+
+    Source: arXiv 2506.19767 (the paper's text; its released code could not be obtained).
+    """
+    logps = blank(mask, logps)[0]
+    imitation = -0.5 * math.exp(-entropy) * logps
+    return masked_mean(imitation - _spread(advantages, logps).detach() * logps.exp(), mask, total)
+
+
+def srft_advantages(rewards: Tensor, entropy: float) -> Tensor:
+    """SRFT's weights of rollouts: 0.1 e^H where right, -1 where wrong; no baseline. [B] -> [B]."""
+    return torch.where(rewards > 0, 0.1 * math.exp(entropy), -1.0)
+
+
+# --- RL -------------------------------------------------------------------------------------------
 
 
 def ppo_clip_loss(

