@@ -10,7 +10,9 @@ A grid is a YAML file (`configs/studies/`):
     splits     split -> [problems, samples] measured at the end; 0 problems are all of them
     curve      measure the first split every so many steps, too
     choose     of each arm, candidates to choose among: name -> settings (a study that tunes)
+    only       arm -> further candidates of that arm alone
     tuned_by   the study whose choices the arms start from
+    family     arm -> the arm of that study whose choice it takes, where they differ
     replay     arm -> the arm whose recorded mu_t it repeats, from the seed before its own
 
 Seeds go outermost, so a study that was stopped early has whole seeds. Every cell is a file of its
@@ -67,8 +69,14 @@ class Grid:
     seeds: tuple[int, int] = (1, 10)
     curve: int = 0
     choose: dict[str, dict[str, Any]] = field(default_factory=dict)
+    only: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     tuned_by: str = ""
+    family: dict[str, str] = field(default_factory=dict)
     replay: dict[str, str] = field(default_factory=dict)
+
+    def candidates(self, arm: str) -> dict[str, dict[str, Any]]:
+        """What is tried of an arm: name -> settings; without tuning one nameless candidate."""
+        return {**self.choose, **self.only.get(arm, {})} or {"": {}}
 
     @property
     def seed_list(self) -> list[int]:
@@ -112,9 +120,8 @@ def read_grid(name: str | Path) -> Grid:
 
 
 def _combinations(grid: Grid, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
-    candidates = grid.choose or {"": {}}
     for seed, regime, arm in itertools.product(seeds, grid.regimes, grid.arms):
-        for candidate, settings in candidates.items():
+        for candidate, settings in grid.candidates(arm).items():
             cell = {"arm": arm, "regime": regime, "seed": seed}
             if candidate:
                 cell["candidate"] = candidate
@@ -218,37 +225,35 @@ def score(cell: dict[str, Any], split: str, kind: str = "sampled") -> float:
     return 0.0 if "diverged" in cell else cell["splits"][split][kind]
 
 
-def choices(result: dict[str, Any], candidates: dict[str, dict[str, Any]]) -> dict[str, str]:
+def choices(result: dict[str, Any]) -> dict[str, str]:
     """arm -> the candidate of the highest mean success over a tuning study's regimes and seeds.
 
-    Equal ones: the first as the grid lists them.
+    Success on the first split that the study measured, sampled; equal ones: the earlier candidate.
     """
     found: dict[str, dict[str, list[float]]] = {}
     for cell in result["cells"]:
-        split = next(iter(cell["splits"])) if "splits" in cell else ""
-        value = score(cell, split)
-        found.setdefault(cell["arm"], {}).setdefault(cell.get("candidate", ""), []).append(value)
-    order = list(candidates)
-
-    def best(means: dict[str, float]) -> str:
-        return max(means, key=lambda c: (means[c], -order.index(c)))
-
-    return {arm: best({c: sum(v) / len(v) for c, v in by.items()}) for arm, by in found.items()}
+        split = next(iter(cell.get("splits", {})), "")
+        by = found.setdefault(cell["arm"], {})
+        by.setdefault(cell.get("candidate", ""), []).append(score(cell, split))
+    return {arm: max(by, key=lambda c: sum(by[c]) / len(by[c])) for arm, by in found.items()}
 
 
-def tuned(grid: Grid, out: Path | None = None) -> dict[str, dict[str, Any]]:
-    """arm -> settings that the study named by `tuned_by` chose.
+def tuned(grid: Grid) -> dict[str, dict[str, Any]]:
+    """arm -> settings that the study named by `tuned_by` chose for it.
 
-    An arm that the tuning does not know keeps the recipe's settings.
+    `family` says whose choice an arm takes that was not tuned itself (all constants: that of
+    `fixed`); an arm without one keeps the recipe's settings.
 
     Raises:
         StudyError: that study has no committed result.
     """
     if not grid.tuned_by:
         return {}
-    tuning = read_grid(grid.tuned_by)
-    taken = choices(shipped(grid.tuned_by), tuning.choose)
-    return {arm: tuning.choose[candidate] for arm, candidate in taken.items() if candidate}
+    tuning, taken = read_grid(grid.tuned_by), choices(shipped(grid.tuned_by))
+    names = {arm: grid.family.get(arm, arm) for arm in grid.arms}
+    return {
+        arm: tuning.candidates(name)[taken[name]] for arm, name in names.items() if name in taken
+    }
 
 
 # --- running --------------------------------------------------------------------------------------
