@@ -121,7 +121,7 @@ def train_cell(
 
 
 def run_cell(path: Path, recipe: str, cell: dict[str, Any], **how: Any) -> dict[str, Any]:
-    """Train one cell and write its file whole; `cell` is what identifies it, `settings` included."""
+    """Train one cell and write its file whole; `cell` is what identifies it and its settings."""
     start = time.time()
     try:
         facts = train_cell(recipe, cell["settings"], **how)

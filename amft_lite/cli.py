@@ -327,25 +327,54 @@ def pretrain(
     console.print(f"Written: {folder}", soft_wrap=True)
 
 
+def listed(text: str) -> list[str]:
+    """``a,b`` as a list."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(help="quick, or arithmetic.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of runs; kept to go on with.")] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=2, help="Seeds a method; default: the study's own number.")
+    name: Annotated[str, typer.Argument(help="A study's name (see below), or a YAML grid.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder of cells; default runs/study-NAME.")] = (
+        None
+    ),
+    jobs: Annotated[int, typer.Option(min=1, max=1024, help="Cells at a time, a thread each.")] = 2,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep cells of --out and of the committed result.")
+    ] = False,
+    max_hours: Annotated[
+        float | None, typer.Option(min=0.0, help="Begin no cell after so many hours.")
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Only the first so many seeds.")] = None,
+    methods: Annotated[str, typer.Option(help="Only these arms, parted by commas.")] = "",
+    regimes: Annotated[str, typer.Option(help="Only these regimes, parted by commas.")] = "",
 ) -> None:
-    """Compare methods over seeds. Finished runs are kept, so a stopped study goes on."""
-    from amft_lite import study as studies
+    """Compare methods over regimes and seeds. Without a NAME: list the studies.
 
-    if name not in studies.STUDIES:
-        raise refuse(f"no study is called {name!r}; known: {', '.join(studies.STUDIES)}.")
+    Every cell is a file, written whole: a killed study loses the cells in progress, and --resume
+    trains what is missing. Trained anew, a committed study's cells are checked against its bands.
+    """
+    from amft_lite import study as studies
+    from amft_lite import tables
+
     try:
-        result = studies.run_study(name, out, seeds, processes, console)
-    except (ImportError, OSError, ValueError) as error:
+        if not name:
+            for known in studies.grid_names():
+                console.print(f"{known}: {' '.join(studies.read_grid(known).question.split())}")
+            return
+        result = studies.run_study(
+            name, out, jobs, resume, max_hours, seeds, listed(methods), listed(regimes), console
+        )
+        tables.print_result(result, console)
+        stored = None if resume else studies.shipped_or_none(Path(name).stem)
+        if stored and not result["cells"][0].get("candidate"):
+            strays = tables.outside_bands(result, stored)
+            for line in strays:
+                console.print(f"Outside the stored band: {line}", style="yellow")
+            if not strays:
+                console.print("Every cell lies in the committed study's bands.")
+    except (studies.StudyError, ConfigError, ImportError, OSError) as error:
         raise refuse(error) from None
-    studies.print_result(result, console)
 
 
 @app.command()

@@ -21,13 +21,14 @@ import yaml
 
 from amft_lite.methods import METHODS
 from amft_lite.tasks import REGISTRY
-from amft_lite.weighting import ENTROPY_FORMS, RuleOptions
+from amft_lite.weighting import DIRECTIONS, ENTROPY_FORMS, RuleOptions
 
 CONFIGS = Path(__file__).parent / "configs"
 
 Method = Literal[tuple(METHODS)]
 TaskName = Literal[tuple(REGISTRY)]
 EntropyForm = Literal[ENTROPY_FORMS]
+Direction = Literal[DIRECTIONS]
 
 
 class ConfigError(ValueError):
@@ -122,6 +123,12 @@ class RunConfig:
     """Decay of the averages of g_SFT and g_RL (lite)."""
     ema_utility: float = 0.5
     """Decay of the average of grad U. With .7, coin flips left mu anywhere (sd .31, 400 seeds)."""
+    direction: Direction = "adam"
+    """d theta'/d mu by the difference of two Adam updates; sgd: -lr (g_SFT - g_RL), as in Eq. 5;
+    naive: Adam as a fixed diagonal, a counter-example."""
+    utility_rollouts: Literal["fresh", "training"] = "fresh"
+    """Rollouts behind grad U: of held-out prompts, or those the step trains on (a known mistake:
+    their noise is that of g_RL, and mu always falls). For ablations."""
     width: float = 0.5
     """Distance in mu of the two Adam updates whose difference is the direction."""
     entropy_form: EntropyForm = "off"
@@ -133,16 +140,16 @@ class RunConfig:
     switch: float = 1 / 3
     """Share of all steps that sft_then_rl imitates."""
     chord_decay: float = 1 / 3
-    """Share of the steps after warm-up in which chord_mu falls (published: 200 of <= 1500 steps)."""
+    """Share of steps after warm-up in which chord_mu falls (published: 200 of at most 1500)."""
     gate_threshold: float = 0.0
-    """Methods that gate prompts imitate where at most this share of the rollouts is right (HPT: 0 for
+    """Methods that gate prompts imitate where at most this share of rollouts is right (HPT: 0 for
     Qwen, 2/8 for Llama)."""
     eta_gate: float = 0.5
     """Speed of amft_gate's token weights a unit of agreement (ours)."""
     gate_start: float = 1.0
     """Their value before the first meta-gradient."""
     gate_max: float = 1.0
-    """Their upper bound; above 1 likely tokens may weigh more than under plain SFT, which sharpens."""
+    """Their upper bound; above 1 tokens may weigh more than under plain SFT, which sharpens."""
     trace: str = ""
     """Recorded mu of each step after warm-up, parted by spaces, for `replay`."""
     published_lr: float = 1e-6
@@ -249,6 +256,8 @@ _TYPES = typing.get_type_hints(ModelConfig)
 _NOT_WITH_MODEL = {
     "base": "`model` names what to start from",
     "micro_batch": "`accumulation` splits a step",
+    "demonstrated_prompts": "the trainer draws prompts from its own data set",
+    "utility_rollouts": "it is an ablation of the plain loop",
     "threads": "the environment variable OMP_NUM_THREADS sets them",
 }
 _AT_LEAST = {
@@ -257,7 +266,8 @@ _AT_LEAST = {
     "meta_every": 1, "validation_prompts": 1, "validation_rollouts": 2, "eval_prompts": 0,
     "eval_samples": 1, "eval_every": 0, "curve_prompts": 1, "save_every": 1,
     "keep_checkpoints": 2, "threads": 1, "weight_decay": 0.0, "eta_mu": 0.0, "eta_entropy": 0.0,
-    "entropy_beta": 0.0, "eta_gate": 0.0, "gate_start": 0.0, "published_eta_mu": 0.0, "published_eta_entropy": 0.0,
+    "entropy_beta": 0.0, "eta_gate": 0.0, "gate_start": 0.0, "published_eta_mu": 0.0,
+    "published_eta_entropy": 0.0,
     "lora_rank": 0, "lora_alpha": 1, "max_prompt_tokens": 1, "max_new_tokens": 0,
     "accumulation": 1, "processes": 1, "lr_warmup_steps": 0,
 }  # fmt: skip
@@ -270,7 +280,8 @@ _ABOVE_ZERO = {
 }  # fmt: skip
 _SHARES = {
     "mu_start", "mu_min", "mu_max", "gamma", "gae_lambda", "ema_gradients", "ema_utility",
-    "switch", "chord_decay", "gate_threshold", "vllm_memory", "wrong_demonstrations", "demonstrated_prompts",
+    "switch", "chord_decay", "gate_threshold", "vllm_memory", "wrong_demonstrations",
+    "demonstrated_prompts",
 }  # fmt: skip
 _BELOW_ONE = {"beta1", "beta2", "lora_dropout"}
 
@@ -387,6 +398,8 @@ def _check_model(c: ModelConfig) -> None:
             "official_code, kept as evidence, works in runs without `model` only; published is the "
             "printed equation."
         )
+    if METHODS[c.method].loop_only:
+        raise ConfigError(f"{c.method} works in runs without `model` only.")
     if (c.datasets or c.train_set or c.test_sets) and REGISTRY[c.task].cls != "DatasetTask":
         raise ConfigError(
             f"datasets, train_set and test_sets belong to tasks of real data, not to {c.task}; set "

@@ -155,7 +155,8 @@ class AMFT:
             signals.adam = adam_state(self.optimizer, c.max_grad_norm)
             number = since // self.rule.every
             if self.rule.validation == "reward":
-                self.measure_utility(number, signals, facts)
+                reused = rollouts if c.utility_rollouts == "training" else None
+                self.measure_utility(number, signals, facts, reused)
             else:  # the released code: cross-entropy on held-out expert answers
                 experts = self.task.demonstrations(
                     c.validation_prompts, c.seed * 1_000_003 + number, split="validation"
@@ -167,12 +168,19 @@ class AMFT:
         facts |= {f"mu_{name}": part for name, part in self.rule.parts.items()}
         return mu
 
-    def measure_utility(self, number: int, signals: Signals, facts: dict) -> None:
-        """Line 7: grad U, minus the gradient of the policy-gradient loss on validation prompts."""
+    def measure_utility(
+        self, number: int, signals: Signals, facts: dict, reused: Batch | None = None
+    ) -> None:
+        """Line 7: grad U, minus the gradient of the policy-gradient loss on validation prompts
+        (or on the `reused` rollouts of training)."""
         c, n = self.config, self.config.validation_prompts
-        prompts = self.validation_prompts[number * n : (number + 1) * n]
-        batch = self.sample(prompts, c.validation_rollouts, "validation", facts, temperature=1.0)
-        batch.advantages = objectives.leave_one_out_advantages(batch.rewards, c.validation_rollouts)
+        if reused is None:
+            prompts = self.validation_prompts[number * n : (number + 1) * n]
+            group = c.validation_rollouts
+            batch = self.sample(prompts, group, "validation", facts, temperature=1.0)
+        else:
+            batch, group = reused.rows(slice(None)), c.rollouts_per_prompt
+        batch.advantages = objectives.leave_one_out_advantages(batch.rewards, group)
         collapsing = signals.entropy < signals.target_entropy
         loss = partial(self.utility_loss, collapsing=collapsing)
         signals.grad_utility = -self.gradient(loss, batch, facts)

@@ -59,6 +59,11 @@ class Method:
         return named_rule(self.rule, options)
 
     @property
+    def loop_only(self) -> bool:
+        """Does it need what `amft_lite.trainer` does not give: pairs, or single tokens?"""
+        return self.pairs or self.rule == "gac" or self.rule in GATED
+
+    @property
     def pairs(self) -> bool:
         """Does it look at prompts and their demonstrations together?"""
         return bool(self.prompt_gate or self.in_group)

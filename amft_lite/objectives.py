@@ -61,7 +61,7 @@ def sft_loss(
     return -masked_mean(logps, mask, total)
 
 
-# --- weights of demonstration tokens: p [...] -> omega [...], p = pi(token) ------------------------
+# --- weights of demonstration tokens: p [...] -> omega [...], p = pi(token) -----------------------
 
 
 def phi_weight(p: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ A grid is a YAML file (`configs/studies/`):
     only       arm -> further candidates of that arm alone
     tuned_by   the study whose choices the arms start from
     family     arm -> the arm of that study whose choice it takes, where they differ
-    replay     arm -> the arm whose recorded mu_t it repeats, from the seed before its own
+    replay     arm -> the arm whose recorded mu_t it repeats, from the seed before its own (from its
+               own seed the run would be the same run); `arm:constant`, `arm:cosine` keep its mean
 
 Seeds go outermost, so a study that was stopped early has whole seeds. Every cell is a file of its
 own, written whole, which says with what settings it was made; one of other settings is made anew.
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -176,6 +178,11 @@ def shipped(name: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def shipped_or_none(name: str) -> dict[str, Any] | None:
+    """The committed result, where there is one."""
+    return shipped(name) if (DATA / "studies" / f"{name}.json").is_file() else None
+
+
 def recording(name: str) -> dict[str, Any]:
     """One of data/recordings/, made by `make recordings` (notebooks/tools/record.py says how)."""
     return json.loads((DATA / "recordings" / f"{name}.json").read_text(encoding="utf-8"))
@@ -201,8 +208,12 @@ def collect(grid: Grid, cells: list[dict[str, Any]], **more: Any) -> dict[str, A
     """The result: the grid, every cell in the grid's order, and how they were made."""
     arms, regimes = list(grid.arms), list(grid.regimes)
     order = {name: place for place, name in enumerate([*regimes, *arms])}
-    cells = sorted(cells, key=lambda c: (c["seed"], order.get(c["regime"], 999),
-                                         order.get(c["arm"], 999), c.get("candidate", "")))  # fmt: skip
+
+    def place(cell: dict) -> tuple:
+        return (cell["seed"], *(order.get(cell[k], 999) for k in ("regime", "arm")),
+                cell.get("candidate", ""))  # fmt: skip
+
+    cells = sorted(cells, key=place)
     return {
         "study": grid.name,
         "question": " ".join(grid.question.split()),
@@ -272,11 +283,25 @@ def _ready(cell: dict[str, Any], grid: Grid, done: dict[tuple, dict]) -> dict[st
         return cell
     seeds = grid.seed_list
     before = seeds[(seeds.index(cell["seed"]) - 1) % len(seeds)]
+    source, _, shape = source.partition(":")
     recorded = done.get((source, cell["regime"], before, ""))
     if recorded is None:
         return None
-    trace = " ".join(f"{mu:.4f}" for mu in recorded["mu"])
+    trace = " ".join(f"{mu:.4f}" for mu in reshaped(recorded["mu"], shape))
     return {**cell, "settings": {**cell["settings"], "trace": trace}}
+
+
+def reshaped(mu: Sequence[float], shape: str) -> list[float]:
+    """A recorded trace as it is, or a `constant` or falling `cosine` of the same mean.
+
+    The cosine reaches as far from the mean as .05 and .95 allow.
+    """
+    mean = sum(mu) / len(mu)
+    reach = {"": 0.0, "constant": 0.0, "cosine": min(mean - 0.05, 0.95 - mean)}[shape]
+    if not shape:
+        return list(mu)
+    last = max(1, len(mu) - 1)
+    return [mean + reach * math.cos(math.pi * t / last) for t in range(len(mu))]
 
 
 def _is_made(cell: dict[str, Any], made: dict[str, Any] | None) -> bool:
@@ -315,9 +340,8 @@ def run_study(
     out = out or Path("runs") / f"study-{grid.name}"
     done: dict[tuple, dict] = {}
     if resume:
-        path = DATA / "studies" / f"{grid.name}.json"
-        committed = shipped(grid.name)["cells"] if path.is_file() else []
-        done = {key(cell): cell for cell in [*committed, *read_cells(out)]}
+        committed = shipped_or_none(grid.name) or {"cells": []}
+        done = {key(cell): cell for cell in [*committed["cells"], *read_cells(out)]}
     elif out.is_dir() and any((out / "cells").glob("*.json")):
         raise StudyError(f"{out} holds cells; --resume keeps them, or name another --out.")
     cells = plan_cells(grid, grid.seed_list[:seeds], tuned(grid))
@@ -351,8 +375,8 @@ def _run_cells(
     from rich.progress import Progress as Bar
 
     # Workers inherit these; the allocator keeps its memory, which makes a step 5-10 % faster.
-    os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_MAX_": "0",
-                   "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(2**28)}  # fmt: skip
+    os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_MAX_": "0"}
+    os.environ |= {"MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(2**28)}
     commit = provenance()["commit"]
     how = {"recipe": grid.recipe, "splits": grid.splits, "curve": grid.curve}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),

@@ -65,10 +65,10 @@ from amft_lite.trainer_inputs import (
     checked_rewards,
     comparable,
     demonstrations,
+    method_of,
     refuse_leaks,
     refuse_other_config,
     refuse_setting,
-    rule_of,
 )
 from amft_lite.trainer_value_head import ValueHeadTrainer
 from amft_lite.weighting import Rule, Signals
@@ -109,7 +109,7 @@ class AMFTTrainer(ValueHeadTrainer):
         **kwargs: Any,
     ) -> None:
         args = args or AMFTConfig("amft")
-        self.rule = rule_of(method, args)
+        self.method, self.rule = method_of(method, args)
         train_dataset = as_dataset("train_dataset", train_dataset, ("prompt",))
         refuse_setting(args, kwargs)
         self.sft_dataset = self.validation_dataset = None
@@ -177,7 +177,8 @@ class AMFTTrainer(ValueHeadTrainer):
             if math.isnan(self.target_entropy) and not warming:
                 self.target_entropy = facts["entropy"]
         if planned != 0.0:
-            grad_sft, facts["sft_loss"] = self._sft_gradient(model, step)
+            grad_sft, found = self._sft_gradient(model, step)
+            facts |= found
             loss = loss + facts["sft_loss"] if planned == 1.0 else loss
         facts |= gradient_facts(grad_sft, grad_rl, self._reduce)
         mu = 1.0
@@ -204,6 +205,7 @@ class AMFTTrainer(ValueHeadTrainer):
             step, self.state.max_steps, args.sft_warmup_steps, grad_sft, grad_rl,
             reduce=self._reduce,
             entropy=facts.get("entropy", math.nan), target_entropy=self.target_entropy,
+            nll=facts.get("nll", math.nan),
         )  # fmt: skip
         finite = all(self._is_finite(g) for g in (grad_sft, grad_rl) if g is not None)
         if not finite:  # fp16's scaler is about to skip this step; so does the rule
@@ -284,20 +286,30 @@ class AMFTTrainer(ValueHeadTrainer):
 
     # --- demonstrations --------------------------------------------------------------------------
 
-    def _sft_gradient(self, model, step: int) -> tuple[Tensor, float]:
+    def _sft_gradient(self, model, step: int) -> tuple[Tensor, dict[str, float]]:
+        """g_SFT, with the method's token weights after warm-up, and the losses."""
         rows = self._rows(self.sft_dataset, self.args.sft_batch_size, step, "demonstrations")
-        return self._nll_gradient(model, rows)
+        weigh = self.method.token_weight if step >= self.args.sft_warmup_steps else None
+        return self._nll_gradient(model, rows, weigh)
 
-    def _nll_gradient(self, model, rows: dict[str, list]) -> tuple[Tensor, float]:
-        """Gradient and value of Eq. 2 over the demonstrations of all processes."""
+    def _nll_gradient(
+        self, model, rows: dict[str, list], weigh: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Gradient of Eq. 2 over all processes' demonstrations; its value and the plain NLL."""
         parts = micro_batches(self._padded(rows), self.args.per_device_train_batch_size)
         total = self._over_processes(sum(part.mask.sum() for part in parts))
+        plain = 0.0
 
         def loss_of(part: Answers, logits: Tensor) -> Tensor:
-            return objectives.sft_loss(token_logps(logits, part.tokens), part.mask, total)
+            nonlocal plain
+            logps = token_logps(logits, part.tokens)
+            plain += objectives.sft_loss(logps.detach(), part.mask, total).item()
+            weights = weigh(logps.detach().exp()) if weigh else None
+            return objectives.sft_loss(logps, part.mask, total, weights)
 
-        value = self._backward(model, parts, loss_of)
-        return self._take_gradient(), self._over_processes(value).item()
+        value = self._over_processes(self._backward(model, parts, loss_of)).item()
+        nll = self._over_processes(plain).item()
+        return self._take_gradient(), {"sft_loss": value, "nll": nll}
 
     def _rows(self, dataset: Any, n: int, number: int, purpose: str) -> dict[str, list]:
         """This process's share of the `number`-th `n` rows in endless shuffled passes: columns."""

@@ -57,11 +57,14 @@ class AMFTConfig(GRPOConfig):
     meta_every: int = 5
     ema_gradients: float = 0.9
     ema_utility: float = 0.5
+    direction: str = "adam"
     width: float = 0.5
     entropy_form: str = "off"
     eta_entropy: float = 0.05
     entropy_beta: float = 0.1
     switch: float = field(default=1 / 3, metadata={"help": "share of steps sft_then_rl imitates"})
+    chord_decay: float = 1 / 3
+    trace: str = ""
     published_lr: float = 1e-6
     published_eta_mu: float = 1e-4
     published_eta_entropy: float = 5e-4
@@ -110,7 +113,7 @@ class AMFTConfig(GRPOConfig):
 
     def rule_options(self) -> RuleOptions:
         """The part of the settings that mu rules read."""
-        names = RuleOptions.__dataclass_fields__
+        names = [name for name in RuleOptions.__dataclass_fields__ if hasattr(self, name)]
         return RuleOptions(**{name: getattr(self, name) for name in names})
 
 
@@ -123,16 +126,21 @@ MAY_DIFFER = (
 )  # fmt: skip
 
 
-def rule_of(method: str | Rule | Method, args: AMFTConfig) -> Rule:
-    """The mu rule of a method, given by name or as an object.
+def method_of(method: str | Rule | Method, args: AMFTConfig) -> tuple[Method, Rule]:
+    """A method, given by name or as an object, and a fresh rule of it.
 
     Raises:
-        TrainerInputError: no method has that name.
+        TrainerInputError: no method has that name, or only the plain loop has it.
     """
     try:
-        return resolve(method).make_rule(args.rule_options())
+        found = resolve(method)
     except ValueError as error:
         raise TrainerInputError(str(error)) from None
+    if found.loop_only:
+        raise TrainerInputError(
+            f"{found.name} works in runs without `model` only (amft_lite.loop)."
+        )
+    return found, found.make_rule(args.rule_options())
 
 
 def refuse_setting(args: AMFTConfig, kwargs: dict) -> None:

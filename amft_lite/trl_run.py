@@ -290,6 +290,7 @@ def trainer_config(c: ModelConfig, folder: Path, new_tokens: int) -> Any:
     compute = compute_dtype(c.dtype, c.quantization)
     ours = "advantage gamma gae_lambda value_lr entropy_beta validation_prompts validation_rollouts"
     same = {name: getattr(c, name) for name in ours.split()} | asdict(c.rule_options())
+    same = {name: value for name, value in same.items() if name in AMFTConfig.__dataclass_fields__}
     try:
         return AMFTConfig(
             output_dir=str(folder),

@@ -38,6 +38,7 @@ from amft_lite.meta_gradient import (
     adam_direction,
     cosine,
     mu_gradient,
+    naive_direction,
     sgd_direction,
 )
 
@@ -46,6 +47,7 @@ RULES = (
     "official_code"
 ).split()
 ENTROPY_FORMS = ("off", "equation", "text", "gradient")
+DIRECTIONS = ("adam", "sgd", "naive")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class RuleOptions:
     meta_every: int = 5
     ema_gradients: float = 0.9
     ema_utility: float = 0.5
+    direction: str = "adam"
     width: float = 0.5
     entropy_form: str = "off"
     eta_entropy: float = 0.05
@@ -233,7 +236,12 @@ class Controller:
             return None
         a.utility = moving_average(a.utility, s.grad_utility, o.ema_utility)
         a.updates += 1
-        direction = adam_direction(a.sft, a.rl, s.adam, self.mu, o.width)
+        if o.direction == "sgd":
+            direction = sgd_direction(a.sft, a.rl, s.adam.lr)
+        elif o.direction == "naive":
+            direction = naive_direction(a.sft, a.rl, s.adam)
+        else:
+            direction = adam_direction(a.sft, a.rl, s.adam, self.mu, o.width)
         return cosine(a.utility, direction, s.reduce)
 
     def update(self, signals: Signals) -> float:

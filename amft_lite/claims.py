@@ -1,0 +1,252 @@
+"""The claim ledger: what the paper says, how it is tested here, and what came out.
+
+`data/claims.yaml` has one row a claim. A row that is tested says of which stored result, what number,
+and which threshold; those parts were committed before the result. `verdict`, `key_number` and
+`because` are written by `amft-lite claims --write` and recomputed by `--check`:
+
+    holds            the 95 % interval of the number lies above the threshold
+    holds partly     it does not, but in single regimes it does (Bonferroni over regimes); or it does,
+                     but in single regimes the opposite is shown
+    does not hold    neither; `because` says whether the opposite is shown or nothing is
+    not testable     at this scale; the row says why
+
+The unit of every interval is the seed, differences are paired by seed, several regimes are averaged.
+
+Left out: judgement. A row's words may be argued with; its number follows from the files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from amft_lite.models import DATA
+from amft_lite.runs import write_text
+from amft_lite.statistics import Interval, mean_interval, table
+from amft_lite.study import recording, shipped, shipped_or_none
+
+PATH = DATA / "claims.yaml"
+HOLDS, PARTLY, NOT, UNTESTABLE = "holds", "holds partly", "does not hold", "not testable"
+PENDING = "pending"  #: its study has no committed result yet
+
+
+class ClaimError(ValueError):
+    """A ledger that cannot be read or whose verdicts do not follow; one sentence."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a row's test gave: the number over all regimes, and in each."""
+
+    overall: Interval
+    each: dict[str, Interval]
+
+
+# --- what can be measured of a stored result --------------------------------------------------------
+
+
+def _column(result: dict[str, Any], arm: str, test: dict[str, Any]) -> np.ndarray:
+    """[regimes, seeds] of what `test` names: success, or a field of the cells."""
+    cells = [c for c in result["cells"] if c["arm"] == arm]
+    if not cells:
+        raise ClaimError(f"the study {result['study']} has no arm {arm!r}.")
+    if regimes := test.get("regimes"):
+        cells = [c for c in cells if c["regime"] in regimes]
+    if name := test.get("field"):
+        names = list(dict.fromkeys(c["regime"] for c in cells))
+        seeds = sorted({c["seed"] for c in cells})
+        of = {(c["regime"], c["seed"]): _field(c, name) for c in cells}
+        return np.array([[of[r, s] for s in seeds if all((x, s) in of for x in names)]
+                         for r in names])  # fmt: skip
+    values, _ = table(cells, test.get("split", "test"), test.get("kind", "sampled"))
+    return values[0]
+
+
+def _field(cell: dict[str, Any], name: str) -> float:
+    """A number of a cell; `mu:fall` is mu's first less its last thinned block after warm-up, and
+    `rollouts to 0.15` how many rollouts a curve took to that success (all, if it never got there)."""
+    if name == "mu:fall":
+        blocks = [x for x in cell["traces"]["mu"][1:] if x is not None]
+        return blocks[0] - blocks[-1]
+    if name.startswith("rollouts to "):
+        target = float(name.removeprefix("rollouts to "))
+        total = cell["training_rollouts"] + cell["validation_rollouts"]
+        steps = cell["curve"][-1][0]
+        reached = next((step for step, value in cell["curve"] if value >= target), steps)
+        return total * reached / steps
+    value = cell.get(name)
+    return math.nan if value is None else float(value)
+
+
+def difference(test: dict[str, Any]) -> Finding:
+    """arm - minus (or the arm alone), paired by seed."""
+    result = shipped(test["study"])
+    x = _column(result, test["arm"], test)
+    if other := test.get("minus"):
+        y = _column(result, other, test)
+        seeds = min(x.shape[1], y.shape[1])
+        x = x[:, :seeds] - y[:, :seeds]
+    regimes = test.get("regimes") or list(dict.fromkeys(c["regime"] for c in result["cells"]))
+    level = 0.05 / len(regimes)
+    return Finding(
+        mean_interval(x.mean(0)),
+        {r: _interval(row, level) for r, row in zip(regimes, x, strict=True)},
+    )
+
+
+def _interval(values: np.ndarray, level: float) -> Interval:
+    from scipy.stats import t
+
+    half = t.ppf(1 - level / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    mean = float(values.mean())
+    return Interval(mean, mean - float(half), mean + float(half), len(values))
+
+
+def best_constant(test: dict[str, Any]) -> Finding:
+    """arm minus the constant that the other seeds say is best in the regime (leave one out)."""
+    result = shipped(test["study"])
+    arms = list(dict.fromkeys(c["arm"] for c in result["cells"] if c["arm"].startswith("fixed-")))
+    constants = np.stack([_column(result, arm, test) for arm in arms])
+    x = _column(result, test["arm"], test)
+    seeds = min(x.shape[1], constants.shape[2])
+    others = np.stack([np.delete(constants, s, 2).mean(2) for s in range(seeds)], 2)  # [A, R, S]
+    taken = np.take_along_axis(constants, others.argmax(0)[None], 0)[0]
+    gain = x[:, :seeds] - taken[:, :seeds]
+    regimes = list(dict.fromkeys(c["regime"] for c in result["cells"]))
+    level = 0.05 / len(regimes)
+    each = {r: _interval(row, level) for r, row in zip(regimes, gain, strict=True)}
+    return Finding(mean_interval(gain.mean(0)), each)
+
+
+def steadier(test: dict[str, Any]) -> Finding:
+    """log of the ratio of two arms' standard deviations over seeds, mean over regimes; above 0 where
+    `minus` varies more. Interval by a jackknife over seeds."""
+    result = shipped(test["study"])
+    x, y = (_column(result, test[name], test) for name in ("arm", "minus"))
+    seeds = min(x.shape[1], y.shape[1])
+
+    def ratio(keep: np.ndarray) -> float:
+        return float(np.mean(np.log(y[:, keep].std(1, ddof=1) / x[:, keep].std(1, ddof=1))))
+
+    every = np.arange(seeds)
+    whole = ratio(every)
+    pseudo = [seeds * whole - (seeds - 1) * ratio(np.delete(every, s)) for s in range(seeds)]
+    return Finding(mean_interval(pseudo), {})
+
+
+def right_signs(test: dict[str, Any]) -> Finding:
+    """Share of one-step signals with the right sign at the recorded moments (`data/recordings`)."""
+    shares = [
+        s["minibatch"] for b in recording("noise")["blocks"] for s in b["shares"]
+        if s["rollouts"] == test["rollouts"]
+    ]  # fmt: skip
+    return Finding(mean_interval(shares), {})
+
+
+TESTS: dict[str, Callable[[dict[str, Any]], Finding]] = {
+    "difference": difference,
+    "best_constant": best_constant,
+    "steadier": steadier,
+    "right_signs": right_signs,
+}
+
+
+# --- verdicts ---------------------------------------------------------------------------------------
+
+
+def judge(found: Finding, threshold: float) -> tuple[str, str]:
+    """(verdict, because) by the rules of the module's docstring."""
+    above = [r for r, interval in found.each.items() if interval.low > threshold]
+    below = [r for r, interval in found.each.items() if interval.high < threshold]
+    if found.overall.low > threshold:
+        if below:
+            return PARTLY, f"the opposite is shown in {', '.join(below)}"
+        return HOLDS, "the interval lies above the threshold"
+    if above and len(found.each) > 1:
+        return PARTLY, f"shown in {', '.join(above)} only"
+    if found.overall.high < threshold:
+        return NOT, "the opposite is shown"
+    return NOT, "not shown: the interval holds the threshold"
+
+
+def evaluate(row: dict[str, Any]) -> dict[str, Any]:
+    """verdict, because and key_number of a row, from the stored results."""
+    if "untestable" in row:
+        return {"verdict": UNTESTABLE, "because": row["untestable"], "key_number": None}
+    test = row["test"]
+    if "study" in test and shipped_or_none(test["study"]) is None:
+        return {"verdict": PENDING, "because": f"the study {test['study']} has not been run",
+                "key_number": None}  # fmt: skip
+    found = TESTS[test["kind_of"]](test)
+    verdict, because = judge(found, row["threshold"])
+    o = found.overall
+    number = f"{o.mean:+.3f} [{o.low:+.3f}, {o.high:+.3f}] n={o.n}"
+    return {"verdict": verdict, "because": because, "key_number": number}
+
+
+def read_claims() -> list[dict[str, Any]]:
+    """The rows of the ledger.
+
+    Raises:
+        ClaimError: a row lacks what it needs.
+    """
+    rows = yaml.safe_load(PATH.read_text(encoding="utf-8"))
+    for row in rows:
+        needed = ["id", "claim", "source", "scale"]
+        needed += [] if "untestable" in row else ["test", "threshold"]
+        if missing := [name for name in needed if name not in row]:
+            raise ClaimError(f"{PATH}: the row {row.get('id')!r} lacks {missing[0]}.")
+        if "test" in row and row["test"].get("kind_of") not in TESTS:
+            raise ClaimError(f"{PATH}: {row['id']}: kind_of must be one of {', '.join(TESTS)}.")
+    return rows
+
+
+def check() -> list[str]:
+    """One line for every row whose stored verdict, reason or number does not follow."""
+    wrong = []
+    for row in read_claims():
+        for name, value in evaluate(row).items():
+            if row.get(name) != value:
+                wrong.append(f"{row['id']}: {name} is {row.get(name)!r}, but follows as {value!r}")
+    return wrong
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+def write() -> None:
+    """Write verdicts, reasons and numbers into the ledger."""
+    head = PATH.read_text(encoding="utf-8").split("\n- id:", 1)[0]
+    rows = [{**row, **evaluate(row)} for row in read_claims()]
+    text = "\n".join(
+        yaml.safe_dump([row], sort_keys=False, width=98, allow_unicode=True) for row in rows
+    )
+    comment = "\n".join(line for line in head.splitlines() if line.startswith("#"))
+    write_text(PATH, f"{comment}\n\n{text}")
+
+
+def markdown() -> str:
+    """The README's table."""
+    lines = ["| claim (source) | here | number |", "|---|---|---|"]
+    for row in read_claims():
+        number = row.get("key_number") or row.get("because", "")
+        lines.append(f"| {row['claim']} ({row['source']}) | **{row.get('verdict')}** | {number} |")
+    return "\n".join(lines) + "\n"
+
+
+def print_claims(console: Console) -> None:
+    rows = Table("claim", "source", "verdict", "number", "why", title="Claim ledger", show_lines=True)
+    colours = {HOLDS: "green", PARTLY: "yellow", NOT: "red"}
+    for row in read_claims():
+        verdict = row.get("verdict", "")
+        rows.add_row(row["claim"], row["source"], verdict, row.get("key_number") or "-",
+                     row.get("because", ""), style=colours.get(verdict, "dim"))  # fmt: skip
+    console.print(rows)

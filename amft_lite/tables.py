@@ -1,0 +1,199 @@
+"""A study's result as tables: success, differences and regret, with intervals over seeds.
+
+Left out: verdicts on the paper's claims (`amft_lite.claims`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from amft_lite.statistics import (
+    Interval,
+    detectable,
+    mean_interval,
+    regret,
+    seeds_warning,
+    table,
+)
+
+#: Constants are arms of this beginning; regret is counted from the best of them.
+CONSTANT = "fixed-"
+
+
+def arms_of(result: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(cell["arm"] for cell in result["cells"]))
+
+
+def regimes_of(result: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(cell["regime"] for cell in result["cells"]))
+
+
+def measures_of(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """(split, sampled or greedy), what every cell that did not diverge has."""
+    whole = [cell["splits"] for cell in result["cells"] if "splits" in cell]
+    return [
+        (split, kind)
+        for split in whole[0]
+        for kind in ("sampled", "greedy")
+        if all(kind in splits[split] for splits in whole)
+    ]
+
+
+def label(split: str, kind: str) -> str:
+    return f"{split}, greedy" if kind == "greedy" else split
+
+
+def over_seeds(values: np.ndarray) -> Interval:
+    """Mean over regimes and seeds of [R, S]; the seed is the unit."""
+    return mean_interval(values.mean(0)) if values.shape[1] > 1 else Interval(
+        float(values.mean()), float("nan"), float("nan"), 1
+    )  # fmt: skip
+
+
+def comparison(result: dict[str, Any], first: str = "") -> dict[str, Any]:
+    """Means, and differences of `first` (the first arm) to each other one, paired by seed.
+
+    {"seeds", "means": arm -> measure -> Interval as a dict, "differences": "a - b" -> ...}; a
+    measure is `test`, `test_greedy`, `ood_rule`, ...; over several regimes it is their mean.
+
+    Raises:
+        ValueError: an arm lacks a seed that another has.
+    """
+    arms = arms_of(result)
+    first = first or arms[0]
+    means: dict[str, dict] = {arm: {} for arm in arms}
+    differences: dict[str, dict] = {f"{first} - {arm}": {} for arm in arms if arm != first}
+    seeds: list[int] = []
+    for split, kind in measures_of(result):
+        values, seeds = table(result["cells"], split, kind)
+        name = f"{split}_greedy" if kind == "greedy" else split
+        own = values[arms.index(first)]
+        for arm, x in zip(arms, values, strict=True):
+            means[arm][name] = asdict(over_seeds(x))
+            if arm != first:
+                differences[f"{first} - {arm}"][name] = asdict(over_seeds(own - x))
+    return {"seeds": seeds, "means": means, "differences": differences}
+
+
+def regrets(result: dict[str, Any], split: str = "test", kind: str = "sampled") -> dict[str, Any]:
+    """arm -> {"each": regime -> mean, "mean": Interval}: best constant of the regime minus arm.
+
+    The best constant is the one with the highest mean over the seeds at hand, which flatters it.
+    """
+    arms, regimes = arms_of(result), regimes_of(result)
+    values, _ = table(result["cells"], split, kind)
+    found = regret(values, [i for i, arm in enumerate(arms) if arm.startswith(CONSTANT)])
+    return {
+        arm: {
+            "each": dict(zip(regimes, x.mean(1).tolist(), strict=True)),
+            "mean": asdict(over_seeds(x)),
+        }
+        for arm, x in zip(arms, found, strict=True)
+    }
+
+
+def number(fact: dict[str, Any]) -> str:
+    interval = Interval(**fact)
+    return f"{interval.mean:.3f}" if interval.n == 1 else str(interval)
+
+
+def mean_fact(cells: list[dict[str, Any]], arm: str, name: str) -> float:
+    found = [c[name] for c in cells if c["arm"] == arm and c.get(name) is not None]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def print_result(result: dict[str, Any], console: Console) -> None:
+    """Tables of what is there: whole seeds only (those that all arms and regimes have)."""
+    cells, arms, regimes = result["cells"], arms_of(result), regimes_of(result)
+    if not cells:
+        console.print("No cell is there yet.")
+        return
+    if any(cell.get("candidate") for cell in cells):
+        return print_choices(result, console)
+    found = comparison(result)
+    seeds = found["seeds"]
+    measures = {label(s, k): f"{s}_greedy" if k == "greedy" else s for s, k in measures_of(result)}
+    over = f"{len(seeds)} seeds" + (f", mean of {len(regimes)} regimes" * (len(regimes) > 1))
+    success = Table("", *measures, "mu", "end entropy", "rollouts", "seconds",
+                    title=f"Share of right answers; 95 % interval over {over}")  # fmt: skip
+    for arm in arms:
+        rollouts = mean_fact(cells, arm, "training_rollouts")
+        rollouts += mean_fact(cells, arm, "validation_rollouts")
+        success.add_row(
+            arm, *(number(found["means"][arm][m]) for m in measures.values()),
+            f"{mean_fact(cells, arm, 'mean_mu'):.2f}",
+            f"{mean_fact(cells, arm, 'final_entropy'):.3f}",
+            f"{rollouts:.0f}", f"{mean_fact(cells, arm, 'seconds'):.1f}",
+        )  # fmt: skip
+    console.print(success)
+    if len(regimes) > 1 and any(arm.startswith(CONSTANT) for arm in arms):
+        split, kind = measures_of(result)[0]
+        lost = regrets(result, split, kind)
+        rows = Table("", *regimes, "mean", title=f"Regret to the best constant, {split}")
+        for arm in arms:
+            each = (f"{lost[arm]['each'][r]:+.3f}" for r in regimes)
+            rows.add_row(arm, *each, number(lost[arm]["mean"]))
+        console.print(rows)
+    elif len(seeds) > 1:
+        rows = Table("", *measures, "seen if above", title="Differences paired by seed")
+        values, _ = table(cells, *measures_of(result)[0])
+        for name, row in found["differences"].items():
+            other = values[arms.index(name.split(" - ")[1])]
+            least = detectable((values[0] - other).mean(0))
+            rows.add_row(name, *(number(row[m]) for m in measures.values()), f"{least:.3f}")
+        console.print(rows)
+    if warning := seeds_warning(len(seeds)):
+        console.print(warning)
+
+
+def print_choices(result: dict[str, Any], console: Console) -> None:
+    """What a tuning study tried, and what it chose."""
+    from amft_lite.study import choices
+
+    taken = choices(result)
+    tried = list(dict.fromkeys(cell["candidate"] for cell in result["cells"]))
+    rows = Table("", *tried, title="Mean success on validation; [...]: taken")
+    for arm in arms_of(result):
+        texts = []
+        for candidate in tried:
+            of = [c for c in result["cells"] if (c["arm"], c["candidate"]) == (arm, candidate)]
+            split = next(iter(of[0]["splits"])) if of else ""
+            mean = np.mean([c["splits"][split]["sampled"] for c in of if "splits" in c] or [0.0])
+            mark = "[{}]" if taken[arm] == candidate else "{}"
+            texts.append(mark.format(f"{mean:.3f}") if of else "-")
+        rows.add_row(arm, *(t.replace("[", "\\[") for t in texts))
+    console.print(rows)
+
+
+def outside_bands(result: dict[str, Any], stored: dict[str, Any]) -> list[str]:
+    """Which arms and regimes of a fresh result lie outside the stored one's bands.
+
+    A band holds a new seed's value in 99 of 100 cases if the stored seeds are normal: mean +- t s
+    sqrt(1 + 1/n). Sampled success on the first split.
+    """
+    from scipy.stats import t
+
+    split = measures_of(stored)[0][0]
+    kept: dict[tuple[str, str], list[float]] = {}
+    for cell in stored["cells"]:
+        if "splits" in cell:
+            place = cell["arm"], cell["regime"]
+            kept.setdefault(place, []).append(cell["splits"][split]["sampled"])
+    outside = []
+    for cell in result["cells"]:
+        x = np.array(kept.get((cell["arm"], cell["regime"]), []))
+        if len(x) < 3 or "splits" not in cell:
+            continue
+        half = t.ppf(0.995, len(x) - 1) * x.std(ddof=1) * (1 + 1 / len(x)) ** 0.5
+        value = cell["splits"][split]["sampled"]
+        if abs(value - x.mean()) > half:
+            outside.append(
+                f"{cell['arm']} in {cell['regime']}, seed {cell['seed']}: {value:.3f} is not in "
+                f"{x.mean():.3f} +- {half:.3f}"
+            )
+    return outside
