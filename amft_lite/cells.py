@@ -20,6 +20,8 @@ import torch
 from amft_lite.config import build, read_file
 from amft_lite.evaluation import Evaluation, evaluate
 from amft_lite.loop import AMFT
+from amft_lite.models import token_logps
+from amft_lite.objectives import sft_loss
 from amft_lite.runs import load_base, to_json, write_text
 from amft_lite.tasks import load_task
 
@@ -68,6 +70,13 @@ def measure(
     return facts | ({"hits": hits_by_group(found)} if groups else {})
 
 
+@torch.no_grad()
+def demonstration_nll(loop: AMFT) -> float:
+    """Nats a token of all demonstrations under the policy: what it has kept of them."""
+    experts = loop.expert_answers
+    return float(sft_loss(token_logps(loop.logits(experts), experts.tokens), experts.mask))
+
+
 def train_cell(
     recipe: str, settings: dict[str, Any], splits: dict[str, list[int]], curve: int = 0
 ) -> dict[str, Any]:
@@ -99,6 +108,7 @@ def train_cell(
         "mean_mu": round(sum(mixed) / len(mixed), 4) if mixed else None,
         "final_entropy": thinned(records, "entropy")[-1],
         "target_entropy": round(loop.target_entropy, 4),
+        "demonstration_nll": round(demonstration_nll(loop), 4),
         "meta_movement": round(sum(abs(r.get("mu_meta") or 0.0) for r in records), 4),
         "training_rollouts": config.prompts_per_step
         * config.rollouts_per_prompt

@@ -1,16 +1,16 @@
 """The claim ledger: what the paper says, how it is tested here, and what came out.
 
-`data/claims.yaml` has one row a claim. A row that is tested says of which stored result, what number,
-and which threshold; those parts were committed before the result. `verdict`, `key_number` and
-`because` are written by `amft-lite claims --write` and recomputed by `--check`:
+`data/claims.yaml` has one row a claim. A row that is tested says of which stored result, what
+number, and which threshold; those parts were committed before the result. `verdict`, `key_number`
+and `because` are written by `amft-lite claims --write` and recomputed by `--check`:
 
     holds            the 95 % interval of the number lies above the threshold
-    holds partly     it does not, but in single regimes it does (Bonferroni over regimes); or it does,
-                     but in single regimes the opposite is shown
+    holds partly     it does not, but in single regimes it does (Bonferroni over regimes); or it
+                     does, but in single regimes the opposite is shown
     does not hold    neither; `because` says whether the opposite is shown or nothing is
     not testable     at this scale; the row says why
 
-The unit of every interval is the seed, differences are paired by seed, several regimes are averaged.
+The unit of every interval is the seed; differences are paired by seed, regimes are averaged.
 
 Left out: judgement. A row's words may be argued with; its number follows from the files.
 """
@@ -49,7 +49,7 @@ class Finding:
     each: dict[str, Interval]
 
 
-# --- what can be measured of a stored result --------------------------------------------------------
+# --- what can be measured of a stored result -----------------------------------------------------
 
 
 def _column(result: dict[str, Any], arm: str, test: dict[str, Any]) -> np.ndarray:
@@ -71,7 +71,7 @@ def _column(result: dict[str, Any], arm: str, test: dict[str, Any]) -> np.ndarra
 
 def _field(cell: dict[str, Any], name: str) -> float:
     """A number of a cell; `mu:fall` is mu's first less its last thinned block after warm-up, and
-    `rollouts to 0.15` how many rollouts a curve took to that success (all, if it never got there)."""
+    `rollouts to 0.15` how many rollouts a curve took to that success (all, if it never did)."""
     if name == "mu:fall":
         blocks = [x for x in cell["traces"]["mu"][1:] if x is not None]
         return blocks[0] - blocks[-1]
@@ -126,8 +126,10 @@ def best_constant(test: dict[str, Any]) -> Finding:
 
 
 def steadier(test: dict[str, Any]) -> Finding:
-    """log of the ratio of two arms' standard deviations over seeds, mean over regimes; above 0 where
-    `minus` varies more. Interval by a jackknife over seeds."""
+    """log of the ratio of two arms' standard deviations over seeds, mean over regimes.
+
+    Above 0 where `minus` varies more. The interval is a jackknife's over seeds.
+    """
     result = shipped(test["study"])
     x, y = (_column(result, test[name], test) for name in ("arm", "minus"))
     seeds = min(x.shape[1], y.shape[1])
@@ -158,7 +160,7 @@ TESTS: dict[str, Callable[[dict[str, Any]], Finding]] = {
 }
 
 
-# --- verdicts ---------------------------------------------------------------------------------------
+# --- verdicts -------------------------------------------------------------------------------------
 
 
 def judge(found: Finding, threshold: float) -> tuple[str, str]:
@@ -243,7 +245,9 @@ def markdown() -> str:
 
 
 def print_claims(console: Console) -> None:
-    rows = Table("claim", "source", "verdict", "number", "why", title="Claim ledger", show_lines=True)
+    rows = Table(
+        "claim", "source", "verdict", "number", "why", title="Claim ledger", show_lines=True
+    )
     colours = {HOLDS: "green", PARTLY: "yellow", NOT: "red"}
     for row in read_claims():
         verdict = row.get("verdict", "")
