@@ -125,8 +125,9 @@ def train_cell(
         facts["mu"] = [round(x, 4) for x in mixed]
     if points:
         facts["curve"] = points
-    if getattr(loop.rule, "gate", None) is not None:
-        facts["gate"] = [round(float(v), 3) for v in loop.rule.gate]
+    for name in ("gate", "trust"):
+        if hasattr(loop.rule, name):
+            facts[name] = [round(float(v), 3) for v in getattr(loop.rule, name)]
     return facts
 
 

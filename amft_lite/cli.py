@@ -1,4 +1,5 @@
-"""The command line: amft-lite run | evaluate | report | pretrain | study | plan | bench."""
+"""The command line: amft-lite run | evaluate | report | pretrain | study | claims | plan |
+bench."""
 
 from __future__ import annotations
 
@@ -374,6 +375,38 @@ def study(
             if not strays:
                 console.print("Every cell lies in the committed study's bands.")
     except (studies.StudyError, ConfigError, ImportError, OSError) as error:
+        raise refuse(error) from None
+
+
+@app.command()
+def claims(
+    check: Annotated[
+        bool, typer.Option("--check", help="Recompute all verdicts; exit code 1 if one differs.")
+    ] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write verdicts and numbers into data/claims.yaml.")
+    ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The README's table.")] = False,
+) -> None:
+    """What the paper claims, and what came out here: the ledger, from the stored results."""
+    from amft_lite import claims as ledger
+    from amft_lite.study import StudyError
+
+    try:
+        if write:
+            ledger.write()
+        if check:
+            wrong = ledger.check()
+            for line in wrong:
+                problems.print(line, markup=False)
+            if wrong:
+                raise typer.Exit(1)
+            console.print(f"All {len(ledger.read_claims())} rows follow from the stored results.")
+        elif markdown:
+            typer.echo(ledger.markdown(), nl=False)
+        else:
+            ledger.print_claims(console)
+    except (ledger.ClaimError, StudyError, ImportError, OSError, ValueError) as error:
         raise refuse(error) from None
 
 

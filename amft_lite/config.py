@@ -29,6 +29,7 @@ Method = Literal[tuple(METHODS)]
 TaskName = Literal[tuple(REGISTRY)]
 EntropyForm = Literal[ENTROPY_FORMS]
 Direction = Literal[DIRECTIONS]
+GateStart = Literal["sceptical", "open"]
 
 
 class ConfigError(ValueError):
@@ -144,12 +145,13 @@ class RunConfig:
     gate_threshold: float = 0.0
     """Methods that gate prompts imitate where at most this share of rollouts is right (HPT: 0 for
     Qwen, 2/8 for Llama)."""
-    eta_gate: float = 0.5
+    gate_start: GateStart = "sceptical"
+    """Where amft_gate's weights begin: open, all at 1; sceptical, 0 for tokens of p < .15 and for the
+    less likely half of the demonstrations, until the meta-gradient asks for them (ours)."""
+    eta_gate: float = 0.2
     """Speed of amft_gate's token weights a unit of agreement (ours)."""
-    gate_start: float = 1.0
-    """Their value before the first meta-gradient."""
-    gate_max: float = 1.0
-    """Their upper bound; above 1 tokens may weigh more than under plain SFT, which sharpens."""
+    eta_trust: float = 0.2
+    """Speed of amft_gate's weights of demonstrations (ours)."""
     trace: str = ""
     """Recorded mu of each step after warm-up, parted by spaces, for `replay`."""
     published_lr: float = 1e-6
@@ -266,7 +268,7 @@ _AT_LEAST = {
     "meta_every": 1, "validation_prompts": 1, "validation_rollouts": 2, "eval_prompts": 0,
     "eval_samples": 1, "eval_every": 0, "curve_prompts": 1, "save_every": 1,
     "keep_checkpoints": 2, "threads": 1, "weight_decay": 0.0, "eta_mu": 0.0, "eta_entropy": 0.0,
-    "entropy_beta": 0.0, "eta_gate": 0.0, "gate_start": 0.0, "published_eta_mu": 0.0,
+    "entropy_beta": 0.0, "eta_gate": 0.0, "eta_trust": 0.0, "published_eta_mu": 0.0,
     "published_eta_entropy": 0.0,
     "lora_rank": 0, "lora_alpha": 1, "max_prompt_tokens": 1, "max_new_tokens": 0,
     "accumulation": 1, "processes": 1, "lr_warmup_steps": 0,
@@ -276,7 +278,7 @@ _AT_MOST = {"seed": 10**12, "threads": 1024, "lr": 10.0, "value_lr": 10.0, "clip
             "lora_rank": 4096, "processes": 10_000}  # fmt: skip
 _ABOVE_ZERO = {
     "temperature", "lr", "max_grad_norm", "clip_range", "value_lr", "max_change", "width",
-    "published_lr", "vllm_memory", "gate_max",
+    "published_lr", "vllm_memory",
 }  # fmt: skip
 _SHARES = {
     "mu_start", "mu_min", "mu_max", "gamma", "gae_lambda", "ema_gradients", "ema_utility",

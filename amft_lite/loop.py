@@ -194,8 +194,10 @@ class AMFT:
         facts["cos_utility_rl"] = cosine(u, -signals.grad_rl)
 
     @torch.no_grad()
-    def influence(self, direction: Tensor, demonstrations: int = 128) -> tuple[Tensor, Tensor]:
-        """How demonstration tokens would fare along `direction` [N]: (p, rise of log p), [tokens].
+    def influence(
+        self, direction: Tensor, demonstrations: int = 128
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """How demonstrations would fare along `direction` [N]: (p, rise of log p, mask), [M, T].
 
         By a central difference of two forward passes, as long as one step of the optimiser.
         """
@@ -210,11 +212,11 @@ class AMFT:
         for sign in (1.0, -1.0):
             for p, old, part in zip(self.parameters, kept, step.split(sizes), strict=True):
                 p.copy_(old + sign * part.view_as(p))
-            found.append(token_logps(self.logits(batch), batch.tokens)[batch.mask > 0])
+            found.append(token_logps(self.logits(batch), batch.tokens))
         for p, old in zip(self.parameters, kept, strict=True):
             p.copy_(old)
         up, down = found
-        return ((up + down) / 2).exp(), (up - down) / (2 * length)
+        return ((up + down) / 2).exp(), (up - down) / (2 * length), batch.mask
 
     def apply(self, grad: Tensor, facts: dict) -> None:
         """Line 12: clip the combined gradient as one, and take the optimiser's step."""
@@ -256,20 +258,21 @@ class AMFT:
         self.experts_seen.append((logps.detach(), rows.mask))
         nll = objectives.sft_loss(logps.detach(), rows.mask, total)
         if rows.advantages is None:
-            weights = self.token_weights(logps.detach().exp())
+            weights = self.token_weights(logps.detach().exp(), rows.mask)
             loss = objectives.sft_loss(logps, rows.mask, total, weights)
         else:
             loss = self.expert_in_group_loss(logps, rows, total)
         return loss, {"sft_loss": loss, "nll": nll}
 
-    def token_weights(self, p: Tensor) -> Tensor | None:
-        """omega of demonstration tokens of probability p: the rule's, or else the method's."""
+    def token_weights(self, p: Tensor, mask: Tensor) -> Tensor | None:
+        """omega of demonstration tokens of probability p [M, T]: the rule's, or the method's."""
         if self.step < self.config.warmup_steps:
             return None
+        if hasattr(self.rule, "token_weight"):
+            return self.rule.token_weight(p, mask)
         if self.method.imitation_scale == "rollout":
             return torch.full_like(p, 1 / self.config.rollouts_per_prompt)
-        weigh = getattr(self.rule, "token_weight", None) or self.method.token_weight
-        return weigh(p) if weigh else None
+        return self.method.token_weight(p, mask) if self.method.token_weight else None
 
     def expert_in_group_loss(self, logps: Tensor, rows: Batch, total: Tensor) -> Tensor:
         """The loss of demonstrations that are members of their prompts' groups."""

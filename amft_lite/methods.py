@@ -1,7 +1,7 @@
 """A method is a named bundle: a rule for mu, and what it does to tokens, prompts and groups.
 
     rule            mu_t; a name (`amft_lite.weighting`, `amft_lite.rivals`) or a rule of one's own
-    token_weight    omega(p), what each demonstration token weighs after warm-up
+    token_weight    omega of a batch's demonstration tokens after warm-up, from (p, mask) [M, T]
     prompt_gate     which demonstrated prompts imitate their demonstration instead of exploring
     imitation_scale of those imitated prompts' loss
     in_group        the demonstration joins its prompt's group; the loss of such demonstrations
@@ -9,7 +9,7 @@
 
 A new method is one entry; `cut_low` is the whole of
 
-    "cut_low": Method("cut_low", "fixed", {"mu_start": 0.3}, token_weight=objectives.cut_weight),
+    Method("cut_low", "fixed", {"mu_start": 0.3}, token_weight=lambda p, _: cut_weight(p))
 
 Gates and groups concern the prompts that have a demonstration (`demonstrated_prompts`); on all
 others these methods are RL. Public sources stand with the formulas in `amft_lite.objectives`.
@@ -26,8 +26,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from amft_lite import objectives
-from amft_lite.gate import GatedController
+from amft_lite.gate import GatedController, sceptical_weight
+from amft_lite.objectives import cut_weight, phi_weight
 from amft_lite.rivals import RIVALS
 from amft_lite.weighting import RULES, Rule, RuleOptions
 from amft_lite.weighting import make_rule as named_rule
@@ -43,7 +43,7 @@ class Method:
     name: str
     rule: str | Rule
     defaults: dict[str, Any] = field(default_factory=dict)
-    token_weight: Callable[[Tensor], Tensor] | None = None
+    token_weight: Callable[[Tensor, Tensor], Tensor] | None = None
     prompt_gate: Callable[[Tensor, float], Tensor] | None = None
     imitation_scale: Literal["one", "rollout"] = "one"
     in_group: Literal["", "luffy", "rl_plus", "srft"] = ""
@@ -84,12 +84,13 @@ _PAIRED = {"demonstrated_prompts": 0.5}
 _BUNDLES = (
     # CHORD: mu falling; or mu = .1 and phi
     Method("chord_mu", "chord_mu"),
-    Method("chord_phi", "fixed", {"mu_start": 0.1}, token_weight=objectives.phi_weight),
-    # ours: an exploratory study's constant cut, and its parameter-free mu with and without phi
-    Method("cut_low", "fixed", {"mu_start": 0.3}, token_weight=objectives.cut_weight),
+    Method("chord_phi", "fixed", {"mu_start": 0.1}, token_weight=lambda p, _: phi_weight(p)),
+    # ours: constants that an exploratory study and the learned gates point to, and a mu without any
+    Method("cut_low", "fixed", {"mu_start": 0.3}, token_weight=lambda p, _: cut_weight(p)),
+    Method("cut_half", "fixed", {"mu_start": 0.3}, token_weight=sceptical_weight),
     Method("nll_entropy", "nll_entropy"),
-    Method("nll_entropy_phi", "nll_entropy", token_weight=lambda p: 4 * objectives.phi_weight(p)),
-    Method("gac", "gac", token_weight=objectives.phi_weight),
+    Method("nll_entropy_phi", "nll_entropy", token_weight=lambda p, _: 4 * phi_weight(p)),
+    Method("gac", "gac", token_weight=lambda p, _: phi_weight(p)),
     # one rule: HPT without the spread in its advantages; DyME's demonstration takes one rollout's
     # place, which scales its loss by 1 / K
     Method("hpt", "share", _PAIRED | {"advantage_scale": "none"}, prompt_gate=few_right),
@@ -100,9 +101,9 @@ _BUNDLES = (
     Method("srft", "share", _PAIRED, in_group="srft"),
     Method("replay", "replay"),
     # AMFT's scalar mu on top of a constant gate; with a gate learned by the same meta-gradient
-    Method("amft_cut", "amft", token_weight=objectives.cut_weight),
-    Method("amft_phi", "amft", token_weight=lambda p: 4 * objectives.phi_weight(p)),
-    *(Method(name, name) for name in GATED),
+    Method("amft_cut", "amft", token_weight=lambda p, _: cut_weight(p)),
+    Method("amft_phi", "amft", token_weight=lambda p, _: 4 * phi_weight(p)),
+    *(Method(name, name, {"mu_start": 0.3}) for name in GATED),
 )
 
 #: Where a rule's own method departs from the common defaults; sources in `amft_lite.config`.

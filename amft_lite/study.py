@@ -46,6 +46,7 @@ from amft_lite.config import CONFIGS, ConfigError, build, read_file
 from amft_lite.models import DATA
 from amft_lite.provenance import provenance
 from amft_lite.runs import to_json, write_text
+from amft_lite.statistics import score
 
 GRIDS = CONFIGS / "studies"
 SECONDS_A_CELL = 25.0  #: where no stored cell tells better
@@ -229,11 +230,6 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
     lines = ",\n".join(to_json(cell) for cell in result["cells"])
     text = to_json(head, indent=1)[:-2] + ',\n "cells": [\n' + lines + "\n]}\n"
     write_text(path, text)
-
-
-def score(cell: dict[str, Any], split: str, kind: str = "sampled") -> float:
-    """Success of a cell; a diverged run has none."""
-    return 0.0 if "diverged" in cell else cell["splits"][split][kind]
 
 
 def choices(result: dict[str, Any]) -> dict[str, str]:

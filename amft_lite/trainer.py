@@ -293,7 +293,7 @@ class AMFTTrainer(ValueHeadTrainer):
         return self._nll_gradient(model, rows, weigh)
 
     def _nll_gradient(
-        self, model, rows: dict[str, list], weigh: Callable[[Tensor], Tensor] | None = None
+        self, model, rows: dict[str, list], weigh: Callable[[Tensor, Tensor], Tensor] | None = None
     ) -> tuple[Tensor, dict[str, float]]:
         """Gradient of Eq. 2 over all processes' demonstrations; its value and the plain NLL."""
         parts = micro_batches(self._padded(rows), self.args.per_device_train_batch_size)
@@ -304,7 +304,7 @@ class AMFTTrainer(ValueHeadTrainer):
             nonlocal plain
             logps = token_logps(logits, part.tokens)
             plain += objectives.sft_loss(logps.detach(), part.mask, total).item()
-            weights = weigh(logps.detach().exp()) if weigh else None
+            weights = weigh(logps.detach().exp(), part.mask) if weigh else None
             return objectives.sft_loss(logps, part.mask, total, weights)
 
         value = self._over_processes(self._backward(model, parts, loss_of)).item()

@@ -69,9 +69,9 @@ class RuleOptions:
     switch: float = 1 / 3
     chord_decay: float = 1 / 3
     trace: str = ""
-    eta_gate: float = 0.5
-    gate_start: float = 1.0
-    gate_max: float = 1.0
+    gate_start: str = "sceptical"
+    eta_gate: float = 0.2
+    eta_trust: float = 0.2
     published_lr: float = 1e-6
     published_eta_mu: float = 1e-4
     published_eta_entropy: float = 5e-4
@@ -102,8 +102,8 @@ class Signals:
     advantages: Tensor | None = None  #: [B] of this step's rollouts
     #: (log p, mask), each [M, T], of this step's micro-batches of demonstrations
     experts: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    #: direction [N] -> (p, rise of log p along it) of demonstration tokens, for `gate`
-    influence: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    #: direction [N] -> (p, rise of log p along it, mask) of demonstrations [M, T], for `gate`
+    influence: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]] | None = None
     share: float = math.nan  #: of the batch that imitates, where the method decided that
     target_entropy: float = math.nan  #: H*
 

@@ -1,112 +1,296 @@
-"""The committed study: it follows from its own runs, and it shows what the README says."""
+"""Studies: what is trained when, what is kept; committed tables follow from their cells."""
 
 import io
 import json
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 from scipy import stats
+from test_runs import amft
 
+from amft_lite import study as studies
+from amft_lite import tables
 from amft_lite.config import build
 from amft_lite.loop import AMFT
 from amft_lite.models import base_folder, load_policy
-from amft_lite.study import STUDIES, Study, collect, judge, print_result, run_study, shipped
+from amft_lite.study import (
+    StudyError,
+    choices,
+    grid_names,
+    plan_cells,
+    read_grid,
+    reshaped,
+    run_study,
+    shipped,
+    shipped_or_none,
+    tuned,
+)
 
-QUICK = shipped("quick")
+TINY = {
+    "question": "does it run",
+    "settings": {"steps": 4, "warmup_steps": 2, "validation_prompts": 4, "meta_every": 1,
+                 "demonstrations": 20, "prompts_per_step": 4, "sft_batch": 8},
+    "splits": {"test": [6, 2], "ood_rule": [4, 2]},
+    "regimes": {"few": {}, "wrong": {"wrong_demonstrations": 0.5}},
+    "arms": {"amft": {"method": "amft"}, "sft": {"method": "sft"}},
+    "seeds": [5, 2],
+}  # fmt: skip
 
 
-def column(method, measure, result=QUICK):
-    rows = sorted((r["seed"], r[measure]) for r in result["runs"] if r["method"] == method)
+def grid_file(folder, name="tiny", **changes):
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**TINY, **changes}, sort_keys=False))
+    return path
+
+
+def quiet():
+    return Console(file=io.StringIO(), record=True, width=250)
+
+
+def column(result, arm, split, kind="sampled", regime=None):
+    rows = sorted(
+        (c["seed"], c["splits"][split][kind]) for c in result["cells"]
+        if c["arm"] == arm and regime in (None, c["regime"])
+    )  # fmt: skip
     return np.array([value for _, value in rows])
 
 
-def test_the_tables_follow_from_the_runs():
-    methods, first = STUDIES["quick"].methods, STUDIES["quick"].first_seed
-    assert [sorted(r["seed"] for r in QUICK["runs"] if r["method"] == m) for m in methods] == [
-        list(range(first, first + 10))
-    ] * len(methods)
-    for other in methods[1:]:
-        for measure in ("test", "test_greedy", "ood_rule"):
-            difference = column("amft", measure) - column(other, measure)
+# --- committed results ----------------------------------------------------------------------------
+
+COMMITTED = [name for name in grid_names() if shipped_or_none(name)]
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_a_committed_result_is_whole_and_resuming_it_trains_nothing(name, tmp_path):
+    result, grid = shipped(name), read_grid(name)
+    assert set(result["provenance"]) >= {"commit", "torch", "transformers", "python", "system"}
+    cells = plan_cells(grid, grid.seed_list, tuned(grid))
+    seeds = {c["seed"] for c in result["cells"]}
+    wanted = [studies.key(c) for c in cells if c["seed"] in seeds]
+    assert [studies.key(c) for c in result["cells"]] == wanted
+    console = quiet()
+    again = run_study(name, tmp_path, resume=True, seeds=len(seeds), console=console)
+    assert "nothing to do" in console.export_text() and not list(tmp_path.iterdir())
+    assert again["cells"] == result["cells"]
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_success_is_the_hits_over_the_answers(name):
+    """The share of a cell, and its hits by group of problems, are two ways to one number."""
+    for cell in shipped(name)["cells"]:
+        for found in cell.get("splits", {}).values():
+            if "hits" in found:
+                hits = [h if isinstance(h, int) else h[0] for h in found["hits"].values()]
+                share = sum(hits) / (found["problems"] * found["samples"])
+                assert found["sampled"] == pytest.approx(share, abs=6e-6)
+                assert found["outcomes"].get("correct", 0) == pytest.approx(share, abs=6e-4)
+
+
+def test_quick_is_ten_seeds_of_four_methods_and_its_tables_follow():
+    quick = shipped("quick")
+    found = tables.comparison(quick)
+    assert found["seeds"] == list(range(1, 11))
+    for other in ("sft", "rl", "placebo"):
+        for measure, (split, kind) in {
+            "test": ("test", "sampled"), "test_greedy": ("test", "greedy"),
+            "ood_rule": ("ood_rule", "sampled"),
+        }.items():  # fmt: skip
+            difference = column(quick, "amft", split, kind) - column(quick, other, split, kind)
             low, high = stats.t.interval(0.95, 9, difference.mean(), stats.sem(difference))
-            row = QUICK["differences"][f"amft - {other}"][measure]
+            row = found["differences"][f"amft - {other}"][measure]
             assert (row["mean"], row["low"], row["high"]) == pytest.approx(
                 (difference.mean(), low, high)
             )
-            assert QUICK["means"][other][measure]["mean"] == pytest.approx(
-                column(other, measure).mean()
-            )
+    for other in ("sft", "rl"):
+        assert found["differences"][f"amft - {other}"]["test"]["low"] > 0
+    moved = {c["arm"]: c["meta_movement"] for c in quick["cells"]}
+    assert moved["amft"] >= 0.1 and moved["sft"] == 0 and moved["rl"] == 0
 
 
-@pytest.mark.parametrize("other", ["sft", "rl"])
-def test_amft_beats_each_of_its_halves_on_held_out_problems(other):
-    assert QUICK["differences"][f"amft - {other}"]["test"]["low"] > 0
+def test_every_rate_of_arithmetic_was_chosen_on_validation_and_used():
+    taken = choices(shipped("arithmetic_tune"))
+    assert taken == {"amft": "lr=5e-4", "sft": "lr=1e-3", "rl": "lr=2e-4", "sft_then_rl": "lr=2e-4"}
+    rates = {c["arm"]: c["settings"]["lr"] for c in shipped("arithmetic")["cells"]}
+    assert rates == {"amft": 5e-4, "sft": 1e-3, "rl": 2e-4, "sft_then_rl": 2e-4}
 
 
-def test_the_meta_gradient_moves_mu_in_every_run():
-    assert column("amft", "meta_movement").min() >= 0.1
-    assert not column("sft", "meta_movement").any() and not column("rl", "meta_movement").any()
+# --- running --------------------------------------------------------------------------------------
 
 
-def test_results_carry_provenance():
-    assert set(QUICK["provenance"]) >= {"commit", "torch", "transformers", "python", "system"}
-    assert "+" not in QUICK["provenance"]["commit"]  # made from a committed tree
+def test_a_study_runs_stops_and_goes_on(tmp_path):
+    path, out = grid_file(tmp_path), tmp_path / "out"
+    result = run_study(path, out, console=quiet())
+    assert [(c["seed"], c["regime"], c["arm"]) for c in result["cells"]] == [
+        (seed, regime, arm) for seed in (5, 6) for regime in ("few", "wrong")
+        for arm in ("amft", "sft")
+    ]  # fmt: skip
+    written = json.loads((out / "result.json").read_text())
+    assert written["cells"] == result["cells"] and written["core_hours"] >= 0
+    with pytest.raises(StudyError, match="holds cells"):
+        run_study(path, out, console=quiet())
+    stamps = {p.name: p.stat().st_mtime_ns for p in (out / "cells").iterdir()}
+    (out / "cells" / "few--amft--6.json").unlink()
+    again = run_study(path, out, jobs=1, resume=True, console=quiet())
+
+    def lasting(cell):
+        return {k: v for k, v in cell.items() if "seconds" not in k}
+
+    assert list(map(lasting, again["cells"])) == list(map(lasting, result["cells"]))
+    kept = {p.name: p.stat().st_mtime_ns for p in (out / "cells").iterdir()}
+    assert [n for n in kept if kept[n] != stamps[n]] == ["few--amft--6.json"]
+    # other settings: those cells are made anew, the others stay
+    changed = grid_file(
+        tmp_path, arms={"amft": {"method": "amft", "eta_mu": 0.5}, "sft": {"method": "sft"}}
+    )
+    run_study(changed, out, resume=True, console=quiet())
+    third = {p.name: p.stat().st_mtime_ns for p in (out / "cells").iterdir()}
+    assert {n for n in third if third[n] != kept[n]} == {n for n in third if "--amft--" in n}
 
 
-ARITHMETIC = shipped("arithmetic")
+def test_no_cell_is_begun_after_the_hours_are_over(tmp_path):
+    console = quiet()
+    result = run_study(grid_file(tmp_path), tmp_path / "out", max_hours=0.0, console=console)
+    assert result["cells"] == [] and "8 cells are left out" in console.export_text()
 
 
-def test_the_arithmetic_tables_follow_from_its_runs():
-    study = STUDIES["arithmetic"]
-    assert [(r["method"], r["seed"]) for r in ARITHMETIC["runs"]] == [
-        (method, seed) for seed in range(1, 6) for method in study.methods
-    ]
-    measures = ("test", "test_greedy", "ood_choice", "ood_length", "ood_words")
-    for measure in measures:
-        values = {m: column(m, measure, ARITHMETIC) for m in study.methods}
-        for method, row in ARITHMETIC["means"].items():
-            assert row[measure]["mean"] == pytest.approx(values[method].mean())
-            assert row[measure]["n"] == 5 and set(row) == set(measures)
-        for other in study.methods[1:]:
-            difference = values["amft"] - values[other]
-            low, high = stats.t.interval(0.95, 4, difference.mean(), stats.sem(difference))
-            row = ARITHMETIC["differences"][f"amft - {other}"][measure]
-            assert (row["low"], row["high"]) == pytest.approx((low, high))
+def test_a_killed_study_keeps_its_finished_cells(tmp_path):
+    out = tmp_path / "out"
+    run_study(grid_file(tmp_path), out, seeds=1, arms=["sft"], console=quiet())
+    half = out / "cells" / "few--amft--5.json.partial"
+    half.write_text('{"arm": "amft", "reg')
+    assert len(studies.read_cells(out)) == 2
+    (out / "cells" / "few--amft--5.json").write_text('{"arm": "amft", "reg')
+    with pytest.raises(StudyError, match=r"few--amft--5\.json is no cell"):
+        run_study(grid_file(tmp_path), out, resume=True, console=quiet())
 
 
-def test_every_method_chose_its_rate_among_the_same_three_on_seed_0_and_validation():
-    study = STUDIES["arithmetic"]
-    for method in study.methods:
-        rows = [r for r in ARITHMETIC["sweep"] if r["method"] == method]
-        assert tuple(r["lr"] for r in rows) == study.rates and {r["seed"] for r in rows} == {0}
-        best = max(r["validation"]["mean"] for r in rows)
-        [taken] = [r for r in rows if r["lr"] == ARITHMETIC["lr"][method]]
-        assert taken["validation"]["mean"] == best
-        assert all(r["lr"] == taken["lr"] for r in ARITHMETIC["runs"] if r["method"] == method)
-    assert 0 not in ARITHMETIC["seeds"]
+def test_a_replay_takes_the_trace_of_the_seed_before(tmp_path):
+    grid = {
+        "arms": {"amft": {"method": "amft"}, "again": {"method": "replay"},
+                 "level": {"method": "replay"}},
+        "replay": {"again": "amft", "level": "amft:constant"}, "regimes": {"few": {}},
+    }  # fmt: skip
+    result = run_study(grid_file(tmp_path, **grid), tmp_path / "out", console=quiet())
+    of = {(c["arm"], c["seed"]): c for c in result["cells"]}
+    for seed, before in ((5, 6), (6, 5)):  # the first seed takes the last one's
+        recorded = of["amft", before]["mu"]
+        assert of["again", seed]["mu"] == pytest.approx(recorded, abs=1e-4)
+        assert of["level", seed]["mean_mu"] == pytest.approx(np.mean(recorded), abs=1e-4)
+        assert "mu" not in of["level", seed]  # it is one number
 
 
-def test_a_study_with_rates_sweeps_them_first(tmp_path, monkeypatch):
-    tiny = {"steps": 4, "warmup_steps": 2, "eval_every": 0, "eval_prompts": 5}
-    study = Study(("sft",), tiny, recipe="arithmetic_lite", first_seed=7, rates=(1e-6, 5e-3))
-    monkeypatch.setitem(STUDIES, "tiny", study)
-    result = run_study("tiny", tmp_path, seeds=2)
-    assert [(r["lr"], r["seed"]) for r in result["sweep"]] == [(1e-6, 0), (5e-3, 0)]
-    figures = {r["lr"]: r["validation"]["mean"] for r in result["sweep"]}
-    assert result["lr"] == {"sft": max(figures, key=figures.get)}
-    assert {r["lr"] for r in result["runs"]} == {result["lr"]["sft"]}
-    assert set(result["base"]) == {"test", "ood_choice", "ood_length", "ood_words"}
-    console = Console(file=io.StringIO(), record=True, width=250)
-    print_result(result, console)
-    printed = console.export_text()
-    assert "taken" in printed and "ood_words" in printed
+def test_reshaped_traces_keep_their_mean_and_their_bounds():
+    mu = [0.2, 0.4, 0.9]
+    assert reshaped(mu, "") == mu
+    assert reshaped(mu, "constant") == pytest.approx([0.5] * 3)
+    wave = reshaped(mu, "cosine")
+    assert wave == pytest.approx([0.95, 0.5, 0.05]) and np.mean(wave) == pytest.approx(0.5)
 
 
-def test_a_missing_run_is_named():
-    runs = [r for r in QUICK["runs"] if (r["method"], r["seed"]) != ("rl", 3)]
-    with pytest.raises(ValueError, match=r"\('rl', 3\)"):
-        judge(runs)
+def test_tuning_tries_candidates_and_the_next_study_uses_the_choice(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "GRIDS", tmp_path)
+    monkeypatch.setattr(studies, "DATA", tmp_path)
+    tune = {"choose": {"slow": {"lr": 1e-6}, "quick": {"lr": 5e-3}}, "seeds": [0, 1],
+            "arms": {"sft": {"method": "sft"}, "fixed": {"method": "fixed", "lr": 1e-4}},
+            "only": {"sft": {"third": {"lr": 1e-3}}}, "regimes": {"few": {}}}  # fmt: skip
+    grid_file(tmp_path, "tune", **tune)
+    result = run_study("tune", tmp_path / "out", console=quiet())
+    tried = [(c["arm"], c["candidate"], c["settings"]["lr"]) for c in result["cells"]]
+    # an arm's own lr overrules both candidates, and is then trained once
+    assert sorted(tried) == [("fixed", "slow", 1e-4), ("sft", "quick", 5e-3),
+                             ("sft", "slow", 1e-6), ("sft", "third", 1e-3)]  # fmt: skip
+    by = {c["candidate"]: c["splits"]["test"]["sampled"] for c in result["cells"]
+          if c["arm"] == "sft"}  # fmt: skip
+    assert by[choices(result)["sft"]] == max(by.values())
+    for cell in result["cells"]:
+        cell["splits"]["test"]["sampled"] = float(cell["candidate"] == "third")
+    (tmp_path / "studies").mkdir()
+    studies.write_result(tmp_path / "studies" / "tune.json", result)
+    grid_file(tmp_path, "main", tuned_by="tune", family={"other": "sft"}, arms={
+        "sft": {"method": "sft"}, "other": {"method": "sft"}, "rl": {"method": "rl"}})  # fmt: skip
+    grid = read_grid("main")
+    rates = {c["arm"]: c["settings"].get("lr") for c in plan_cells(grid, [1], tuned(grid))}
+    assert rates == {"sft": 1e-3, "other": 1e-3, "rl": None}
+
+
+def test_a_cell_is_what_amft_lite_run_trains(tmp_path):
+    """Same settings, same seed: the cell's success is the run folder's."""
+    result = run_study(
+        grid_file(tmp_path), tmp_path / "out", seeds=1, arms=["amft"], regimes=["few"],
+        console=quiet(),
+    )  # fmt: skip
+    settings = {**TINY["settings"], "seed": 5, "eval_prompts": 6, "eval_samples": 2,
+                "eval_every": 0}  # fmt: skip
+    words = [w for k, v in settings.items() for w in ("--set", f"{k}={v}")]
+    amft("run", "--out", tmp_path / "run", *words)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    [cell] = result["cells"]
+    assert cell["splits"]["test"]["sampled"] == pytest.approx(
+        summary["splits"]["final"]["test"]["success"]["mean"], abs=1e-5
+    )
+    assert cell["mean_mu"] == pytest.approx(summary["mean_mu"], abs=1e-4)
+    assert cell["training_rollouts"] == 2 * 4 * 8 and cell["validation_rollouts"] == 2 * 4 * 8
+
+
+def test_a_diverged_run_is_a_cell_without_success(tmp_path):
+    from amft_lite.cells import run_cell
+
+    settings = {**TINY["settings"], "method": "sft", "seed": 1, "lr": 10.0, "max_grad_norm": 1e6,
+                "steps": 60}  # fmt: skip
+    cell = {"arm": "sft", "regime": "few", "seed": 1, "settings": settings}
+    found = run_cell(tmp_path / "c.json", "lite", cell, splits={"test": [4, 2]})
+    if "diverged" in found:
+        assert studies.score(found, "test") == 0.0
+    else:
+        assert 0 <= found["splits"]["test"]["sampled"] <= 1
+
+
+def test_cells_outside_the_stored_bands_are_named():
+    stored = {"cells": [
+        {"arm": "a", "regime": "r", "seed": s, "splits": {"test": {"sampled": x, "greedy": x}}}
+        for s, x in enumerate((0.20, 0.21, 0.19, 0.20))
+    ]}  # fmt: skip
+
+    def fresh(value):
+        return {"cells": [{"arm": "a", "regime": "r", "seed": 9,
+                           "splits": {"test": {"sampled": value}}}]}  # fmt: skip
+
+    half = stats.t.ppf(0.995, 3) * np.std([0.2, 0.21, 0.19, 0.2], ddof=1) * (1 + 1 / 4) ** 0.5
+    assert tables.outside_bands(fresh(0.2 + 0.99 * half), stored) == []
+    [line] = tables.outside_bands(fresh(0.2 + 1.01 * half), stored)
+    assert "a in r, seed 9" in line
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"colour": "red"}, "'colour' is no key"),
+    ({"arms": {}}, "lacks arms"),
+    ({"arms": {"x": {"method": "amtf"}}}, "did you mean amft"),
+    ({"regimes": {"r": {"demos": 3}}}, "x in r: there is no setting called 'demos'"),
+])  # fmt: skip
+def test_a_wrong_grid_gets_one_sentence(changes, words, tmp_path):
+    arms = {"arms": {"x": {"method": "sft"}}}
+    with pytest.raises((StudyError, ValueError), match=words):
+        read_grid(grid_file(tmp_path, **{**arms, **changes}))
+
+
+def test_the_command_line_refuses_and_lists(tmp_path):
+    for words, text in (
+        (("study", "nope"), "no study is called 'nope'; known:"),
+        (("study", "quick", "--methods", "amtf"), "quick has no arm 'amtf'; known: amft, sft"),
+        (("study", "quick", "--regimes", "x"), "quick has no regime 'x'"),
+    ):
+        done = amft(*words, code=2)
+        assert text in " ".join(done.split())
+    listed = " ".join(amft("study").split())
+    assert all(f"{name}:" in listed for name in grid_names())
+
+
+# --- the loop's controls --------------------------------------------------------------------------
 
 
 def run_loop(method, **settings):
@@ -134,24 +318,3 @@ def test_the_released_constants_barely_move_mu_over_the_default_run():
     meta = [r["mu_meta"] for r in records if "mu_meta" in r]
     assert len(meta) == 135 and any(meta)  # the term is there ...
     assert sum(map(abs, meta)) < 1e-6  # ... and does nothing
-
-
-def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
-    """Two methods, two seeds of twelve steps; the second call trains nothing."""
-    tiny = {"steps": 4, "warmup_steps": 2, "eval_every": 0, "eval_prompts": 10,
-            "validation_prompts": 4, "meta_every": 1}  # fmt: skip
-    monkeypatch.setitem(STUDIES, "tiny", Study(("amft", "sft"), tiny, first_seed=5))
-    result = run_study("tiny", tmp_path, seeds=2, processes=2)
-    assert [(r["method"], r["seed"]) for r in result["runs"]] == [
-        ("amft", 5), ("sft", 5), ("amft", 6), ("sft", 6),
-    ]  # fmt: skip
-    written = json.loads((tmp_path / "result.json").read_text())
-    assert written["differences"].keys() == {"amft - sft"}
-    stamp = (tmp_path / "sft-seed5" / "summary.json").stat().st_mtime_ns
-    (tmp_path / "amft-seed6" / "summary.json").unlink()
-    again = run_study("tiny", tmp_path, seeds=2, processes=1)
-    for a, b in zip(again["runs"], result["runs"], strict=True):
-        assert a | {"training_seconds": 0} == b | {"training_seconds": 0}
-    assert (tmp_path / "sft-seed5" / "summary.json").stat().st_mtime_ns == stamp
-    assert collect("tiny", {("sft", 5): tmp_path / "sft-seed5"} | {
-        ("sft", 6): tmp_path / "sft-seed6"})["differences"] == {}  # fmt: skip

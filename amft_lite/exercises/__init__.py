@@ -15,7 +15,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from amft_lite.exercises import controller, implicit_rewards, losses, scaling, training
+from amft_lite.exercises import (
+    controller,
+    implicit_rewards,
+    losses,
+    reproduction,
+    scaling,
+    training,
+)
 from amft_lite.exercises.checking import Exercise, Mistake, Result, WrongAnswer, judge
 
 __all__ = ["Exercise", "Mistake", "Result", "WrongAnswer", "check", "exercises", "names"]
@@ -26,6 +33,7 @@ COURSE: dict[str, tuple[Exercise, ...]] = {
     "02_sft_and_rl_losses": losses.EXERCISES,
     "03_meta_gradient_controller": controller.EXERCISES,
     "04_amft_run": training.EXERCISES,
+    "05_reproduction": reproduction.EXERCISES,
     "08_scaling_up": scaling.EXERCISES,
 }
 

@@ -1,7 +1,8 @@
 """Right solutions that do not look like the obvious one: (exercise, function).
 
 Loops, einsum, other orders of dimensions, other algebra, NumPy where no gradient is asked. Written
-from the exercises' texts alone, before anyone had seen a check.
+from the exercises' texts alone, before anyone had seen a check; only those of notebook 05 (from
+`phi_weight` to `holm`) came from whoever wrote the checks.
 """
 
 import math
@@ -669,6 +670,185 @@ def _():
 def _():
     bugs = ("mean of means", "leaking validation", "reversed meta sign", "stale gradient")
     return dict(zip("ABCD", bugs, strict=True))
+
+
+# ------------------------------------------------------------------ phi_weight
+@right("phi_weight")
+def _(p):
+    return 0.25 - (p - 0.5) ** 2
+
+
+@right("phi_weight")
+def _(p):
+    return [x - x * x for x in p.tolist()]
+
+
+@right("phi_weight")
+def _(p):
+    return torch.distributions.Bernoulli(probs=p).variance
+
+
+@right("phi_weight")
+def _(p):
+    both = np.stack([p.numpy(), 1 - p.numpy()])
+    return both.prod(axis=0)
+
+
+# ------------------------------------------------------------------ few_right
+@right("few_right")
+def _(rewards, threshold):
+    return torch.tensor([row.count(1.0) <= threshold * len(row) for row in rewards.tolist()])
+
+
+@right("few_right")
+def _(rewards, threshold):
+    return ~(rewards.T.mean(0) > threshold)
+
+
+@right("few_right")
+def _(rewards, threshold):
+    return np.mean(rewards.numpy() == 1, axis=-1) <= threshold
+
+
+@right("few_right")
+def _(rewards, threshold):
+    wrong = (rewards == 0).double().mean(1)
+    return (wrong >= 1 - threshold).float()
+
+
+# ------------------------------------------------------------------ joined_advantages
+@right("joined_advantages")
+def _(rewards, expert_reward):
+    k = len(rewards)
+    shift = (expert_reward - rewards.mean()) / (k + 1)  # by which the demonstration moves the mean
+    return rewards - rewards.mean() - shift, k * shift
+
+
+@right("joined_advantages")
+def _(rewards, expert_reward):
+    group = np.append(rewards.numpy(), expert_reward)
+    group -= group.mean()
+    return group[:-1], group[-1]
+
+
+@right("joined_advantages")
+def _(rewards, expert_reward):
+    *rest, last = [*rewards.tolist(), expert_reward]
+    m = mean([*rest, last])
+    return [x - m for x in rest], last - m
+
+
+@right("joined_advantages")
+def _(rewards, expert_reward):
+    group = F.pad(rewards, (0, 1), value=expert_reward)
+    n = len(group)
+    centre = torch.eye(n, dtype=group.dtype) - 1 / n
+    return (centre @ group)[:-1], (centre @ group)[-1].item()
+
+
+# ------------------------------------------------------------------ token_agreement
+@right("token_agreement")
+def _(rise):
+    return F.cosine_similarity(rise, torch.ones_like(rise), dim=0).item()
+
+
+@right("token_agreement")
+def _(rise):
+    total, squares = sum(rise.tolist()), sum(x * x for x in rise.tolist())
+    return total / math.sqrt(len(rise) * squares) if squares else 0.0
+
+
+@right("token_agreement")
+def _(rise):
+    x = rise.numpy()
+    rms = np.hypot(x.mean(), x.std())
+    return np.divide(x.mean(), rms, out=np.zeros(()), where=rms > 0)
+
+
+@right("token_agreement")
+def _(rise):
+    return torch.nan_to_num(rise.mean() / rise.pow(2).mean().sqrt(), nan=0.0)
+
+
+@right("token_agreement")
+def _(rise):
+    rms = (rise**2).mean() ** 0.5
+    return (rise / rms.clamp(min=1e-12)).mean()
+
+
+# ------------------------------------------------------------------ regret
+@right("regret")
+def _(values):
+    best = sum(max(column) for column in zip(*values, strict=True)) / len(values[0])
+    return [best - mean(row) for row in values]
+
+
+@right("regret")
+def _(values):
+    v = np.asarray(values)
+    return (v.max(axis=0, keepdims=True) - v).mean(axis=1)
+
+
+@right("regret")
+def _(values):
+    out = []
+    for row in values:
+        lost = 0.0
+        for r in range(len(row)):
+            lost += max(max(0.0, other[r] - row[r]) for other in values)
+        out.append(lost / len(row))
+    return out
+
+
+@right("regret")
+def _(values):
+    v = torch.tensor(values)
+    return (v[None] - v[:, None]).amax(1).mean(-1)
+
+
+# ------------------------------------------------------------------ holm
+@right("holm")
+def _(p_values):
+    m = len(p_values)
+
+    def one(p):  # every step up to it, its own included; of equal ones the first counts most
+        steps = [q * (m - sum(x < q for x in p_values)) for q in p_values if q <= p]
+        return min(1.0, max(steps))
+
+    return [one(p) for p in p_values]
+
+
+@right("holm")
+def _(p_values):
+    adjusted, left, least = {}, len(p_values), 0.0
+    for i, p in sorted(enumerate(p_values), key=lambda pair: pair[1]):
+        least = max(least, min(1.0, left * p))
+        adjusted[i] = least
+        left -= 1
+    return [adjusted[i] for i in range(len(p_values))]
+
+
+@right("holm")
+def _(p_values):
+    p = np.array(p_values)
+    order = p.argsort()
+    steps = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)).clip(max=1.0)
+    return steps[order.argsort()]
+
+
+@right("holm")
+def _(p_values):
+    p, order = torch.tensor(p_values, dtype=torch.float64).sort()
+    found = (p * torch.arange(len(p), 0, -1)).cummax(0).values.clamp(max=1.0)
+    return torch.empty_like(found).index_copy(0, order, found)
+
+
+@right("holm")
+def _(p_values):
+    m = len(p_values)
+    order = sorted(range(m), key=p_values.__getitem__)
+    running = accumulate((min(1.0, p_values[i] * (m - k)) for k, i in enumerate(order)), max)
+    return [a for _, a in sorted(zip(order, running, strict=True))]
 
 
 # ------------------------------------------------------------------ whole_batch_gradient

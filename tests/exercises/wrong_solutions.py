@@ -1,10 +1,12 @@
 """Wrong solutions as students write them: (exercise, the mistake `check` must name, function).
 
-Written from the exercises' texts alone, before anyone had seen a check. The kinds `value`, `shape`,
+Written from the exercises' texts alone, before anyone had seen a check; only those of notebook 05
+(from `phi_weight` to `holm`) came from whoever wrote the checks. The kinds `value`, `shape`,
 `gradient`, `other` and the like stand for mistakes that no check foresees: rejected, but without a
 sentence of their own.
 """
 
+import io
 import math
 
 import numpy as np
@@ -1307,6 +1309,576 @@ def _():
 def _():
     order = ["mean of means", "leaking validation", "stale gradient", "reversed meta sign"]
     return {run: bug for run, bug in zip("ABCD", order, strict=True)}
+
+
+# ------------------------------------------------------------------ phi_weight
+@wrong("phi_weight", "stretched to one")
+def _(p):
+    return 1 - (2 * p - 1) ** 2
+
+
+@wrong("phi_weight", "only p")
+def _(p):
+    return torch.where(p < 1, p, 0.0)
+
+
+@wrong("phi_weight", "only 1 - p")
+def _(p):
+    return torch.ones_like(p) - p
+
+
+@wrong("phi_weight", "entropy")
+def _(p):
+    return -(p * torch.log(p) + (1 - p) * torch.log(1 - p))
+
+
+@wrong("phi_weight", "root")
+def _(p):
+    return torch.distributions.Bernoulli(probs=p).stddev
+
+
+@wrong("phi_weight", "shares")
+def _(p):
+    omega = p - p**2
+    return omega / omega.sum(-1, keepdim=True)
+
+
+@wrong("phi_weight", "exponential")
+def _(logps):
+    p = torch.exp(logps)
+    return p - p**2
+
+
+@wrong("phi_weight", "zero")
+def _(p):
+    return p * 1 - p
+
+
+@wrong("phi_weight", "value")
+def _(p):
+    return p * (1 - p) ** 2
+
+
+@wrong("phi_weight", "shape")
+def _(p):
+    return (p * (1 - p)).mean()
+
+
+@wrong("phi_weight", "changes its input")
+def _(p):
+    p *= 1 - p
+    return p
+
+
+@wrong("phi_weight", "raises")
+def _(p):
+    return p(1 - p)
+
+
+# ------------------------------------------------------------------ few_right
+@wrong("few_right", "strict")
+def _(rewards, threshold):
+    return torch.tensor([sum(row) / len(row) < threshold for row in rewards.tolist()])
+
+
+@wrong("few_right", "reversed")
+def _(rewards, threshold):
+    return ~(rewards.float().mean(dim=-1) <= threshold)
+
+
+@wrong("few_right", "at least")
+def _(rewards, threshold):
+    return torch.tensor([float(row.mean()) >= threshold for row in rewards])
+
+
+@wrong("few_right", "any right")
+def _(rewards, threshold):
+    return rewards.bool().any(dim=1)
+
+
+@wrong("few_right", "none right")
+def _(rewards, threshold):
+    return rewards.amax(1) < 0.5
+
+
+@wrong("few_right", "count")
+def _(rewards, threshold):
+    return torch.tensor([int((row == 1).sum()) <= threshold for row in rewards])
+
+
+@wrong("few_right", "wrong axis")
+def _(rewards, threshold):
+    return rewards.mean(dim=0) <= threshold
+
+
+@wrong("few_right", "whole batch")
+def _(rewards, threshold):
+    share = rewards.mean()
+    return torch.tensor([bool(share <= threshold) for _ in rewards])
+
+
+@wrong("few_right", "share of wrong")
+def _(rewards, threshold):
+    return (rewards == 0).double().mean(1) <= threshold
+
+
+@wrong("few_right", "shape")
+def _(rewards, threshold):
+    return rewards.mean() <= threshold
+
+
+@wrong("few_right", "shape")
+def _(rewards, threshold):
+    return (rewards.mean(1) <= threshold).nonzero().flatten()
+
+
+@wrong("few_right", "shape")
+def _(rewards, threshold):
+    return rewards.mean(1, keepdim=True) <= threshold
+
+
+@wrong("few_right", "raises")
+def _(rewards, threshold):
+    return [row.mean() <= threshold for row in rewards[:, :, 0]]
+
+
+@wrong("few_right", "value")
+def _(rewards, threshold):
+    return rewards.sum(1) / (rewards.shape[1] - 1) <= threshold
+
+
+# ------------------------------------------------------------------ joined_advantages
+@wrong("joined_advantages", "baseline without it")
+def _(rewards, expert_reward):
+    mean = sum(rewards.tolist()) / len(rewards)
+    return [x - mean for x in rewards.tolist()], expert_reward - mean
+
+
+@wrong("joined_advantages", "mean over K")
+def _(rewards, expert_reward):
+    total = expert_reward
+    for r in rewards:
+        total += r.item()
+    baseline = total / rewards.numel()
+    return rewards - baseline, expert_reward - baseline
+
+
+@wrong("joined_advantages", "reward itself")
+def _(rewards, expert_reward):
+    group = torch.cat([rewards, rewards.new_tensor([expert_reward])])
+    return rewards - group.mean(), 1.0
+
+
+@wrong("joined_advantages", "two baselines")
+def _(rewards, expert_reward):
+    k = len(rewards)
+    mean = rewards.mean()
+    return rewards - mean, float(expert_reward - (k * mean + expert_reward) / (k + 1))
+
+
+@wrong("joined_advantages", "divided by the spread")
+def _(rewards, expert_reward):
+    group = torch.tensor([*rewards.tolist(), expert_reward], dtype=rewards.dtype)
+    scaled = (group - group.mean()) / (group.std() + 1e-4)
+    return scaled[:-1], scaled[-1].item()
+
+
+@wrong("joined_advantages", "bare spread")
+def _(rewards, expert_reward):
+    group = np.append(rewards.numpy(), expert_reward)
+    scaled = (group - group.mean()) / (group.std(ddof=1) + 1e-8)
+    return scaled[:-1], scaled[-1]
+
+
+@wrong("joined_advantages", "mean of the others")
+def _(rewards, expert_reward):
+    group = [*rewards.tolist(), expert_reward]
+    out = [x - (sum(group) - x) / (len(group) - 1) for x in group]
+    return out[:-1], out[-1]
+
+
+@wrong("joined_advantages", "demonstration first")
+def _(rewards, expert_reward):
+    group = torch.tensor([expert_reward, *rewards.tolist()], dtype=torch.float64)
+    *a, e = (group - group.mean()).tolist()
+    return a, e
+
+
+@wrong("joined_advantages", "sign")
+def _(rewards, expert_reward):
+    mean = (rewards.sum() + expert_reward) / (len(rewards) + 1)
+    return mean - rewards, float(mean - expert_reward)
+
+
+@wrong("joined_advantages", "not parted")
+def _(rewards, expert_reward):
+    group = torch.cat([rewards, rewards.new_full((1,), expert_reward)])
+    return group - group.mean()
+
+
+@wrong("joined_advantages", "value")
+def _(rewards, expert_reward):
+    mean = (rewards.mean() + expert_reward) / 2
+    return rewards - mean, expert_reward - mean
+
+
+@wrong("joined_advantages", "shape")
+def _(rewards, expert_reward):
+    group = torch.cat([rewards, rewards.new_tensor([expert_reward])])
+    group = group - group.mean()
+    return group[:-1], group[-1:]
+
+
+@wrong("joined_advantages", "raises")
+def _(rewards, expert_reward):
+    group = torch.cat([rewards, expert_reward])
+    return group[:-1] - group.mean(), group[-1] - group.mean()
+
+
+@wrong("joined_advantages", "changes its input")
+def _(rewards, expert_reward):
+    mean = (rewards.sum() + expert_reward) / (len(rewards) + 1)
+    rewards -= mean
+    return rewards, expert_reward - mean
+
+
+# ------------------------------------------------------------------ token_agreement
+@wrong("token_agreement", "standard deviation")
+def _(rise):
+    spread = torch.std(rise)
+    return 0.0 if spread == 0 else (rise.mean() / spread).item()
+
+
+@wrong("token_agreement", "standard deviation")
+def _(rise):
+    return float(np.mean(rise.numpy()) / (np.std(rise.numpy(), ddof=1) + 1e-12))
+
+
+@wrong("token_agreement", "population spread")
+def _(rise):
+    x = rise.numpy()
+    return float(x.mean() / x.std()) if x.std() > 0 else 0.0
+
+
+@wrong("token_agreement", "mean absolute value")
+def _(rise):
+    size = sum(abs(x) for x in rise.tolist())
+    return sum(rise.tolist()) / size if size else 0.0
+
+
+@wrong("token_agreement", "signs")
+def _(rise):
+    up, down = (rise > 0).sum(), (rise < 0).sum()
+    return float(up - down) / len(rise)
+
+
+@wrong("token_agreement", "sum")
+def _(rise):
+    rms = rise.square().mean().sqrt().item()
+    return sum(rise.tolist()) / rms if rms > 0 else 0.0
+
+
+@wrong("token_agreement", "sum over norm")
+def _(rise):
+    return F.normalize(rise, dim=0).sum().item()
+
+
+@wrong("token_agreement", "norm")
+def _(rise):
+    norm = torch.linalg.vector_norm(rise)
+    return rise.mean() / norm if norm > 0 else torch.tensor(0.0)
+
+
+@wrong("token_agreement", "no root")
+def _(rise):
+    squares = (rise * rise).mean()
+    return float(rise.mean() / squares) if squares else 0.0
+
+
+@wrong("token_agreement", "not divided")
+def _(rise):
+    return sum(rise.tolist()) / len(rise)
+
+
+@wrong("token_agreement", "sign lost")
+def _(rise):
+    squares = rise.square().mean()
+    return (rise.mean() ** 2 / squares).sqrt().item() if squares > 0 else 0.0
+
+
+@wrong("token_agreement", "zero over zero")
+def _(rise):
+    return rise.mean() / torch.sqrt(torch.mean(rise**2))
+
+
+@wrong("token_agreement", "value")
+def _(rise):
+    most = rise.abs().max()
+    return float(rise.mean() / most) if most > 0 else 0.0
+
+
+@wrong("token_agreement", "value")
+def _(rise):
+    return float(rise.mean() / (rise.square().mean().sqrt() + 0.01))
+
+
+@wrong("token_agreement", "shape")
+def _(rise):
+    rms = rise.square().mean().sqrt()
+    return rise / rms if rms > 0 else torch.zeros_like(rise)
+
+
+@wrong("token_agreement", "raises")
+def _(rise):
+    rms = math.sqrt(sum(x * x for x in rise.tolist()) / len(rise))
+    return sum(rise.tolist()) / len(rise) / rms
+
+
+@wrong("token_agreement", "raises")
+def _(rise):
+    return (rise.mean() / math.sqrt(rise**2)).item()
+
+
+# ------------------------------------------------------------------ regret
+@wrong("regret", "best on average")
+def _(values):
+    means = [sum(row) / len(row) for row in values]
+    return [max(means) - m for m in means]
+
+
+@wrong("regret", "distance to the mean")
+def _(values):
+    v = np.array(values)
+    return list((v.mean(axis=0) - v).mean(axis=1))
+
+
+@wrong("regret", "worst case")
+def _(values):
+    best = [max(column) for column in zip(*values, strict=True)]
+    return [max(b - x for b, x in zip(best, row, strict=True)) for row in values]
+
+
+@wrong("regret", "sign")
+def _(values):
+    v = np.array(values)
+    return np.mean(v - v.max(axis=0), axis=-1)
+
+
+@wrong("regret", "best regime")
+def _(values):
+    return [sum(max(row) - x for x in row) / len(row) for row in values]
+
+
+@wrong("regret", "one a regime")
+def _(values):
+    return [max(c) - sum(c) / len(c) for c in zip(*values, strict=True)]
+
+
+@wrong("regret", "sum")
+def _(values):
+    out = []
+    for row in values:
+        lost = 0.0
+        for r, x in enumerate(row):
+            lost += max(other[r] for other in values) - x
+        out.append(lost)
+    return out
+
+
+@wrong("regret", "best of all")
+def _(values):
+    v = np.asarray(values)
+    return (np.max(v) - v).mean(1)
+
+
+@wrong("regret", "above the worst")
+def _(values):
+    worst = [min(column) for column in zip(*values, strict=True)]
+    return [sum(x - w for x, w in zip(row, worst, strict=True)) / len(row) for row in values]
+
+
+@wrong("regret", "value")
+def _(values):
+    v = np.asarray(values)
+    return (v.max(axis=0) - v).mean(axis=1) / v.max(axis=0).mean()
+
+
+@wrong("regret", "value")
+def _(values):
+    v = np.asarray(values)
+    others = [np.delete(v, c, axis=0).max(axis=0) for c in range(len(v))]
+    return (np.array(others) - v).mean(axis=1)
+
+
+@wrong("regret", "value")
+def _(values):
+    out = []
+    for row in values:
+        lost = [max(other[r] for other in values) - row[r] for r in range(1, len(row))]
+        out.append(sum(lost) / len(lost))
+    return out
+
+
+@wrong("regret", "shape")
+def _(values):
+    v = torch.tensor(values)
+    return v.max(0).values - v
+
+
+@wrong("regret", "shape")
+def _(values):
+    v = torch.tensor(values)
+    return (v.amax(0) - v).mean().item()
+
+
+@wrong("regret", "raises")
+def _(values):
+    best = values.max(0).values
+    return (best - values).mean(1).tolist()
+
+
+@wrong("regret", "raises")
+def _(values):
+    for r in range(len(values[0])):
+        best = max(row[r] for row in values)
+        for row in values:
+            row[r] = best - row[r]
+    return [sum(row) / len(row) for row in values]
+
+
+@wrong("regret", "no result")
+def _(values):
+    best = np.max(values, axis=0)
+    print(*(np.mean(best - np.array(row)) for row in values), file=io.StringIO())
+
+
+# ------------------------------------------------------------------ holm
+@wrong("holm", "Bonferroni")
+def _(p_values):
+    return [min(1.0, p * len(p_values)) for p in p_values]
+
+
+@wrong("holm", "Benjamini-Hochberg")
+def _(p_values):
+    from scipy.stats import false_discovery_control
+
+    return false_discovery_control(p_values)
+
+
+@wrong("holm", "Hochberg")
+def _(p_values):
+    p = np.array(p_values)
+    order = np.argsort(-p, kind="stable")
+    out = np.empty(len(p))
+    out[order] = np.minimum.accumulate(p[order] * np.arange(1, len(p) + 1)).clip(max=1)
+    return out
+
+
+@wrong("holm", "not monotone")
+def _(p_values):
+    ranks = np.argsort(np.argsort(p_values, kind="stable"), kind="stable")
+    return np.minimum(1, (len(p_values) - ranks) * np.array(p_values))
+
+
+@wrong("holm", "not monotone")
+def _(p_values):
+    out, left = [0.0] * len(p_values), len(p_values)
+    for i in sorted(range(len(p_values)), key=p_values.__getitem__):
+        out[i] = left * p_values[i]
+        left -= 1
+    return out
+
+
+@wrong("holm", "not capped")
+def _(p_values):
+    p, order = torch.tensor(p_values).sort(stable=True)
+    found = (p * torch.arange(len(p), 0, -1)).cummax(0).values
+    return torch.empty_like(p).scatter(0, order, found)
+
+
+@wrong("holm", "sorted order")
+def _(p_values):
+    p = np.sort(p_values)
+    return np.minimum(1, np.maximum.accumulate(p * np.arange(len(p), 0, -1))).tolist()
+
+
+@wrong("holm", "sorted order")
+def _(p_values):
+    order = np.argsort(p_values)
+    p = np.array(p_values)[order]
+    found = np.minimum(1, np.maximum.accumulate(p * np.arange(len(p), 0, -1)))
+    return [found[i] for i in range(len(p))]
+
+
+@wrong("holm", "factors reversed")
+def _(p_values):
+    out, running = [0.0] * len(p_values), 0.0
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    for rank, i in enumerate(order, start=1):
+        running = max(running, rank * p_values[i])
+        out[i] = min(1.0, running)
+    return out
+
+
+@wrong("holm", "off by one")
+def _(p_values):
+    out, running, m = [0.0] * len(p_values), 0.0, len(p_values)
+    order = sorted(range(m), key=lambda i: p_values[i])
+    for rank, i in enumerate(order, start=1):
+        running = max(running, (m - rank) * p_values[i])
+        out[i] = min(1.0, running)
+    return out
+
+
+@wrong("holm", "not adjusted")
+def _(p_values):
+    return np.minimum(1.0, p_values)
+
+
+@wrong("holm", "value")
+def _(p_values):
+    m, order = len(p_values), np.argsort(p_values)
+    out = np.empty(m)
+    out[order] = np.arange(m, 0, -1) * np.array(p_values)[order]
+    return np.minimum(1, np.maximum.accumulate(out))  # in the given order, not the sorted one
+
+
+@wrong("holm", "value")
+def _(p_values):
+    m, order = len(p_values), np.argsort(p_values)
+    p = np.array(p_values)[order]
+    found = np.minimum(1, np.maximum.accumulate(p * np.arange(m, 0, -1)))
+    return found[order]  # the permutation where its inverse is meant
+
+
+@wrong("holm", "value")
+def _(p_values):
+    p = sorted(p_values)
+    return [min(1.0, max((len(p) - k) * q for k, q in enumerate(p[: p.index(x)]))) if p.index(x)
+            else min(1.0, len(p) * x) for x in p_values]  # fmt: skip
+
+
+@wrong("holm", "value")
+def _(p_values):
+    m, order = len(p_values), np.argsort(p_values)
+    rejected, out = True, [False] * len(p_values)
+    for k, i in enumerate(order):
+        rejected = rejected and p_values[i] <= 0.05 / (m - k)
+        out[i] = rejected
+    return out
+
+
+@wrong("holm", "raises")
+def _(p_values):
+    p_values.sort()
+    return [min(1.0, (len(p_values) - k) * p) for k, p in enumerate(p_values)]
+
+
+@wrong("holm", "raises")
+def _(p_values):
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    return [max(p_values[i] * (len(order) - k) for k, i in enumerate(order[:n]))
+            for n in range(len(order))]  # fmt: skip
 
 
 # ------------------------------------------------------------------ whole_batch_gradient
