@@ -146,7 +146,7 @@ class RunConfig:
     """Methods that gate prompts imitate where at most this share of rollouts is right (HPT: 0 for
     Qwen, 2/8 for Llama)."""
     gate_start: GateStart = "sceptical"
-    """Where amft_gate's weights begin: open, all at 1; sceptical, 0 for tokens of p < .15 and for the
+    """Where amft_gate's weights begin: open, all at 1; sceptical, 0 for tokens of p < .15 and the
     less likely half of the demonstrations, until the meta-gradient asks for them (ours)."""
     eta_gate: float = 0.2
     """Speed of amft_gate's token weights a unit of agreement (ours)."""
