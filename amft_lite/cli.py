@@ -395,6 +395,8 @@ def claims(
     try:
         if write:
             ledger.write()
+            console.print(f"Written: {ledger.PATH}", soft_wrap=True)
+            return
         if check:
             wrong = ledger.check()
             for line in wrong:

@@ -568,7 +568,7 @@ def test_no_rival_asks_for_validation(name):
 def stream(step):
     found, _ = experts()
     return signals(
-        step, 60, 5, nll=1 + math.sin(step), entropy=1.5 + math.cos(step), share=(step % 7) / 7,
+        step, 300, 5, nll=1 + math.sin(step), entropy=1.5 + math.cos(step), share=(step % 7) / 7,
         experts=found, advantages=randn(8, seed=step),
     )  # fmt: skip
 

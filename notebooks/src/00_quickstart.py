@@ -238,8 +238,9 @@ for hand, [text] in zip(
 
 # %%
 from amft_lite.study import shipped
+from amft_lite.tables import comparison
 
-result = shipped("quick")
+result = comparison(shipped("quick"), "amft")
 for name, row in result["means"].items():
     m = row["test"]
     print(

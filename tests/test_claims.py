@@ -1,0 +1,163 @@
+"""The ledger: every verdict follows from the stored results, and would not from others."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from test_runs import amft
+
+from amft_lite import claims, study
+from amft_lite.claims import HOLDS, NOT, PARTLY, PENDING, UNTESTABLE, Finding, judge
+from amft_lite.statistics import Interval
+
+ROWS = claims.read_claims()
+
+
+def test_every_verdict_follows_from_the_stored_results():
+    assert claims.check() == []
+    assert f"All {len(ROWS)} rows follow" in amft("claims", "--check")
+
+
+def test_the_ledger_is_long_enough_and_mostly_testable():
+    assert len(ROWS) >= 20 and len({row["id"] for row in ROWS}) == len(ROWS)
+    verdicts = [row["verdict"] for row in ROWS]
+    assert set(verdicts) <= {HOLDS, PARTLY, NOT, UNTESTABLE, PENDING}
+    assert verdicts.count(UNTESTABLE) <= len(ROWS) / 3
+    for row in ROWS:  # each says where the claim is from; untestable ones say why
+        assert any(word in row["source"] for word in ("abstract", "notes", "code", "ours"))
+        assert row["because"]
+
+
+def test_a_changed_number_in_a_stored_result_makes_the_check_fail(monkeypatch):
+    rows = [row for row in ROWS if row.get("key_number") and "study" in row["test"]]
+    assert rows
+    for name in {row["test"]["study"] for row in rows}:
+        changed = copy.deepcopy(study.shipped(name))
+        for cell in changed["cells"]:
+            for found in cell.get("splits", {}).values():
+                found["sampled"] += 0.01 * (cell["seed"] % 2)
+            for key in ("meta_movement", "final_entropy", "demonstration_nll"):
+                if cell.get(key) is not None:
+                    cell[key] += 0.01 * (cell["seed"] % 3) * len(cell["arm"])
+            for found in cell.get("splits", {}).values():
+                found["sampled"] += 0.001 * len(cell["arm"])
+        with monkeypatch.context() as patch:
+            patch.setattr(claims, "shipped", lambda n, name=name, changed=changed: (
+                changed if n == name else study.shipped(n)))  # fmt: skip
+            wrong = claims.check()
+        assert any(row["id"] in line for line in wrong for row in rows
+                   if row["test"]["study"] == name)  # fmt: skip
+
+
+def found(overall, **each):
+    return Finding(Interval(*overall, 5), {k: Interval(*v, 5) for k, v in each.items()})
+
+
+def test_verdicts_by_hand():
+    above, around, below = (0.2, 0.1, 0.3), (0.0, -0.1, 0.1), (-0.2, -0.3, -0.1)
+    assert judge(found(above), 0.0) == (HOLDS, "the interval lies above the threshold")
+    assert judge(found(above), 0.1)[0] == NOT  # its end is the threshold: not above it
+    assert judge(found(above, a=around, b=below), 0.0) == (PARTLY, "the opposite is shown in b")
+    assert judge(found(around, a=above, b=around), 0.0) == (PARTLY, "shown in a only")
+    assert judge(found(around, a=around, b=around), 0.0) == (
+        NOT, "not shown: the interval holds the threshold")  # fmt: skip
+    assert judge(found(below), 0.0) == (NOT, "the opposite is shown")
+
+
+def cells(**arms):
+    """arm -> [regime][seed] of success, as a stored result."""
+    return {"study": "s", "cells": [
+        {"arm": arm, "regime": f"r{r}", "seed": s, "splits": {"test": {"sampled": x, "greedy": x}},
+         "traces": {"mu": [1.0, 0.5 + x, None, 0.5]}, "curve": [[15, x], [30, 2 * x]],
+         "training_rollouts": 300, "validation_rollouts": 30, "meta_movement": x}
+        for arm, rows in arms.items() for r, row in enumerate(rows) for s, x in enumerate(row)
+    ]}  # fmt: skip
+
+
+@pytest.fixture
+def stored(monkeypatch):
+    def put(**arms):
+        result = cells(**arms)
+        monkeypatch.setattr(claims, "shipped", lambda name: result)
+
+    return put
+
+
+def test_a_difference_is_student_s_over_seeds_of_the_mean_over_regimes(stored):
+    a = [[0.3, 0.5, 0.4], [0.2, 0.1, 0.3]]
+    b = [[0.1, 0.2, 0.3], [0.2, 0.2, 0.1]]
+    stored(a=a, b=b)
+    got = claims.difference({"study": "s", "arm": "a", "minus": "b"})
+    gaps = np.array(a) - np.array(b)
+    seeds = gaps.mean(0)
+    low, high = stats.t.interval(0.95, 2, seeds.mean(), stats.sem(seeds))
+    assert (got.overall.low, got.overall.high) == pytest.approx((low, high))
+    low, high = stats.t.interval(0.975, 2, gaps[1].mean(), stats.sem(gaps[1]))  # .05 / 2 regimes
+    assert (got.each["r1"].low, got.each["r1"].high) == pytest.approx((low, high))
+    one = claims.difference({"study": "s", "arm": "a", "minus": "b", "regimes": ["r1"]})
+    assert one.overall.mean == pytest.approx(gaps[1].mean())
+    with pytest.raises(claims.ClaimError, match="no arm 'c'"):
+        claims.difference({"study": "s", "arm": "c"})
+
+
+def test_fields_of_cells(stored):
+    stored(a=[[0.1, 0.2]])
+    fall = claims.difference({"study": "s", "arm": "a", "field": "mu:fall"}).overall
+    assert fall.mean == pytest.approx(0.15)  # .5 + x, less .5
+    moved = claims.difference({"study": "s", "arm": "a", "field": "meta_movement"}).overall
+    assert moved.mean == pytest.approx(0.15)
+    # success .2 is reached at step 30 by seed 0 (2 x .1), at step 15 by seed 1
+    cost = claims.difference({"study": "s", "arm": "a", "field": "rollouts to 0.2"}).overall
+    assert cost.mean == pytest.approx((330 + 165) / 2)
+
+
+def test_the_best_constant_is_chosen_on_the_other_seeds(stored):
+    low, high = [[0.1, 0.1, 0.9]], [[0.2, 0.3, 0.1]]
+    stored(**{"fixed-.1": low, "fixed-.5": high, "a": [[0.5, 0.5, 0.5]]})
+    got = claims.best_constant({"study": "s", "arm": "a"})
+    # without seed 0: means .5 and .2 -> .1 is taken; without 1: .5, .15; without 2: .1, .25
+    taken = [0.1, 0.1, 0.1]
+    assert got.overall.mean == pytest.approx(np.mean([0.5 - x for x in taken]))
+
+
+def test_steadier_is_above_zero_where_the_other_varies_more(stored):
+    rng = np.random.default_rng(0)
+    calm, wild = rng.normal(0.3, 0.01, (3, 10)), rng.normal(0.3, 0.05, (3, 10))
+    stored(a=calm.tolist(), b=wild.tolist())
+    got = claims.steadier({"study": "s", "arm": "a", "minus": "b"}).overall
+    plain = np.log(wild.std(1, ddof=1) / calm.std(1, ddof=1)).mean()
+    assert got.low > 0 and got.mean == pytest.approx(plain, abs=0.2)
+    assert math.isclose(
+        claims.steadier({"study": "s", "arm": "b", "minus": "a"}).overall.mean, -got.mean
+    )
+
+
+def test_a_study_without_a_result_is_pending_and_a_broken_row_is_named(monkeypatch, tmp_path):
+    row = {"test": {"kind_of": "difference", "study": "nowhere", "arm": "a"}, "threshold": 0}
+    assert claims.evaluate(row)["verdict"] == PENDING
+    path = tmp_path / "claims.yaml"
+    monkeypatch.setattr(claims, "PATH", path)
+    path.write_text("- {id: x, claim: c, source: abstract, scale: s}\n")
+    assert "lacks test" in amft("claims", code=2)
+    path.write_text("- {id: x, claim: c, source: abstract, scale: s, test: {kind_of: guess}, "
+                    "threshold: 0}\n")  # fmt: skip
+    assert "kind_of must be one of" in amft("claims", code=2)
+
+
+def test_writing_changes_nothing_but_verdicts(monkeypatch, tmp_path):
+    path = tmp_path / "claims.yaml"
+    path.write_text(claims.PATH.read_text().replace("verdict: does not hold", "verdict: holds"))
+    monkeypatch.setattr(claims, "PATH", path)
+    assert claims.check()
+    claims.write()
+    assert claims.check() == [] and claims.read_claims() == ROWS
+    once = path.read_text()
+    claims.write()
+    assert path.read_text() == once and once.startswith("# The claim ledger.")
+
+
+def test_the_readme_s_ledger_is_generated():
+    readme = (claims.DATA.parent / "README.md").read_text(encoding="utf-8")
+    assert claims.markdown() in readme
