@@ -121,7 +121,7 @@ def train_cell(
         "seconds": round(seconds, 1),
         "traces": traces(records),
     }
-    if mixed and len(set(mixed)) > 1:
+    if mixed and (loop.rule.every or len(set(mixed)) > 1):
         facts["mu"] = [round(x, 4) for x in mixed]
     if points:
         facts["curve"] = points

@@ -207,12 +207,13 @@ def read_cells(folder: Path) -> list[dict[str, Any]]:
 
 def collect(grid: Grid, cells: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     """The result: the grid, every cell in the grid's order, and how they were made."""
-    arms, regimes = list(grid.arms), list(grid.regimes)
-    order = {name: place for place, name in enumerate([*regimes, *arms])}
+    order = {key(cell)[:2]: n for n, cell in enumerate(_combinations(grid, [0]))}
 
     def place(cell: dict) -> tuple:
-        return (cell["seed"], *(order.get(cell[k], 999) for k in ("regime", "arm")),
-                cell.get("candidate", ""))  # fmt: skip
+        arm, regime, seed, candidate = key(cell)
+        known = list(grid.candidates(arm)) if arm in grid.arms else []
+        number = known.index(candidate) if candidate in known else len(known)
+        return seed, order.get((arm, regime), len(order)), number
 
     cells = sorted(cells, key=place)
     return {
@@ -344,7 +345,8 @@ def run_study(
     cells = [c for c in cells if c["arm"] in (arms or grid.arms)
              and c["regime"] in (regimes or grid.regimes)]  # fmt: skip
     waiting = [c for c in cells if not _is_made(c, done.get(key(c)))]
-    if not waiting:
+    begun = bool(waiting)
+    if not begun:
         console.print(f"{grid.name}: all {len(cells)} cells are there; nothing to do.")
     else:
         known = [c["wall_seconds"] for c in done.values() if c.get("wall_seconds")]
@@ -356,7 +358,7 @@ def run_study(
         _run_cells(waiting, grid, out, jobs, max_hours, done, console)
     wanted = {key(c) for c in cells}
     result = collect(grid, [c for k, c in done.items() if k in wanted], provenance=provenance())
-    if waiting:
+    if begun:
         out.mkdir(parents=True, exist_ok=True)
         write_result(out / "result.json", result)
     return result

@@ -16,9 +16,11 @@ from amft_lite.gate import (
     agreement,
     bin_of,
     quarter_of,
+    sceptical_weight,
     uphill_direction,
 )
 from amft_lite.meta_gradient import AdamState, adam_state, adam_update, clip_by_norm, flatten, mix
+from amft_lite.methods import METHODS
 from amft_lite.weighting import RuleOptions, Signals, make_rule
 
 GATED = ["amft_gate", "amft_gate_only", "gate_placebo"]
@@ -319,10 +321,22 @@ def test_open_weights_start_at_one_so_that_the_first_steps_are_plain():
 
 
 def test_sceptical_weights_start_with_likely_tokens_of_the_likelier_half():
-    rule = GatedController("amft_gate", RuleOptions(gate_start="sceptical"))
     p = tensor([[0.9, 0.1], [0.2, 0.2], [0.14, 1.0], [0.15, 0.95]])
     #   means of log p, from below: row 1, row 0, row 2, row 3
-    assert rule.token_weight(p, ON).tolist() == [[0, 0], [0, 0], [0, 1], [1, 1]]
+    wanted = [[0, 0], [0, 0], [0, 1], [1, 1]]
+    rule = GatedController("amft_gate", RuleOptions(gate_start="sceptical"))
+    assert rule.token_weight(p, ON).tolist() == wanted
+    assert METHODS["cut_half"].token_weight(p, ON).tolist() == wanted  # the same, for good
+    assert METHODS["cut_half"].token_weight(p, ON).dtype == p.dtype
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_the_constant_is_the_start_whatever_the_batch(n):
+    p, mask = torch.sigmoid(2 * randn(n, 5, seed=n)), (randn(n, 5, seed=n + 1) < 1).double()
+    mask[:, 0] = 1
+    start = GatedController("amft_gate", RuleOptions(gate_start="sceptical")).token_weight(p, mask)
+    assert torch.equal(sceptical_weight(p, mask), start)
+    assert 0 < start.sum() < start.numel()
 
 
 def test_a_weight_is_its_token_s_bin_times_its_demonstration_s_quarter():

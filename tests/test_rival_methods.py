@@ -407,7 +407,9 @@ def test_token_weights_wait_for_the_end_of_warm_up(method):
     assert torch.equal(weighted.gradient(weighted.sft_loss, batch, {}), unweighted)
 
 
-@pytest.mark.parametrize("method", ["chord_phi", "cut_low", "nll_entropy_phi", "amft_gate"])
+@pytest.mark.parametrize(
+    "method", ["chord_phi", "cut_low", "cut_half", "nll_entropy_phi", "amft_gate"]
+)
 def test_a_weighted_gradient_by_hand_and_its_facts(method):
     loop = set_gates(run(make(method=method), 3))
     batch = loop.expert_answers.rows(slice(16))  # each once: ranks have no ties
@@ -417,10 +419,11 @@ def test_a_weighted_gradient_by_hand_and_its_facts(method):
     p = logps.detach().exp()
     inside = [(p >= low).long() for low in EDGES]  # bins by counting the edges passed
     omega = {"chord_phi": p - p**2, "cut_low": inside[1], "nll_entropy_phi": 4 * (p - p**2)}
-    if method == "amft_gate":
+    if method in ("amft_gate", "cut_half"):
         means = [(logps[i] * batch.mask[i]).sum().item() / batch.mask[i].sum() for i in range(16)]
         worse = torch.tensor([sum(other < mine for other in means) for mine in means])
-        omega[method] = GATE[sum(inside)] * TRUST[worse // 4].unsqueeze(1)  # 16: four a quarter
+        omega["amft_gate"] = GATE[sum(inside)] * TRUST[worse // 4].unsqueeze(1)  # 16: 4 a quarter
+        omega["cut_half"] = inside[1] * (worse >= 8).unsqueeze(1)
     n = batch.mask.sum()
     loss = -(omega[method] * logps * batch.mask).sum() / n
     assert facts["sft_loss"] == pytest.approx(loss.item(), rel=1e-4)
@@ -428,7 +431,7 @@ def test_a_weighted_gradient_by_hand_and_its_facts(method):
     assert near(ours, gradient_of(loop, loss))
 
 
-@pytest.mark.parametrize("method", ["chord_phi", "cut_low", "amft_gate"])
+@pytest.mark.parametrize("method", ["chord_phi", "cut_low", "cut_half", "amft_gate"])
 def test_micro_batches_change_no_weighted_gradient(method):
     loop = set_gates(run(make(method=method), 3))
     batch = loop.expert_answers.rows(slice(16))

@@ -85,7 +85,7 @@ one = torch.ones(1)
 
 
 def omega(loss):
-    """The weight on -log p that a loss of p amounts to: p times d loss / dp, negated."""
+    """The weight on -log p that a loss amounts to, by automatic differentiation."""
     logp = p.log().unsqueeze(1).requires_grad_(True)
     mask = torch.ones_like(logp)
     loss(logp, mask).backward()
@@ -271,7 +271,8 @@ for m, row in means.items():
 #
 # $$\frac{dU}{dv_k} = \frac{\mu}{N}\sum_{t\in k}\langle w,\nabla\log p_t\rangle
 #   \approx \frac{\mu}{N}\sum_{t\in k}
-#   \frac{\log p_t(\theta+\varepsilon w)-\log p_t(\theta-\varepsilon w)}{2\varepsilon}.$$
+#   \frac{\log p_t(\theta+\varepsilon w)-\log p_t(\theta-\varepsilon w)}
+#   {2\varepsilon}.$$
 #
 # Two forward passes give this for all tokens at once, no backward pass. Tokens are
 # grouped into bins of $p$ (edges .03, .15, .5, .9), and whole demonstrations into
@@ -374,8 +375,10 @@ figure = figures.new_figure(
 places = {}
 for name in ["mean of all", *chosen]:
     places[name] = [len(figure.data)]
-    values = [lost[a]["mean"]["mean"] if name == "mean of all" else lost[a]["each"][name]
-              for a in order]  # fmt: skip
+    values = [
+        lost[a]["mean"]["mean"] if name == "mean of all" else lost[a]["each"][name]
+        for a in order
+    ]
     shades = [figures.PALETTE[0 if a.startswith("amft") else 6] for a in order]
     figure.add_bar(x=order, y=values, marker={"color": shades}, name=name,
                    showlegend=False)  # fmt: skip
