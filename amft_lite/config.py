@@ -377,6 +377,8 @@ def build(*layers: dict[str, Any]) -> RunConfig:
         )
     if config.wrong_demonstrations and not REGISTRY[config.task].pretraining:
         raise ConfigError(f"wrong_demonstrations is for tasks made by code, not for {config.task}.")
+    if METHODS[method].whole_batch and config.micro_batch:
+        raise ConfigError(f"{method} ranks the demonstrations of a batch; micro_batch must be 0.")
     if METHODS[method].pairs and not isinstance(config, ModelConfig):
         if round(config.demonstrated_prompts * config.prompts_per_step) < 1:
             raise ConfigError(

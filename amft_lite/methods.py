@@ -60,8 +60,13 @@ class Method:
 
     @property
     def loop_only(self) -> bool:
-        """Does it need what `amft_lite.trainer` does not give: pairs, or single tokens?"""
-        return self.pairs or self.rule == "gac" or self.rule in GATED
+        """Does it need what `amft_lite.trainer` does not give?"""
+        return self.pairs or self.rule == "gac" or self.whole_batch
+
+    @property
+    def whole_batch(self) -> bool:
+        """Does it compare the demonstrations of a batch, which must then be taken at once?"""
+        return self.rule in GATED or self.token_weight is sceptical_weight
 
     @property
     def pairs(self) -> bool:
