@@ -105,8 +105,8 @@ class Gac(RivalRule):
 
     Every 10 steps: proxies (s_RL^2 the variance of the rollouts' normalised advantages, s_SFT^2 the
     10 %-trimmed variance of the demonstrations' mean NLL, D^2 the squared difference of the token
-    coefficients phi and A), averaged by .99; mu* averaged by .99; half of that and half of a cosine
-    from .85 to .15; at most .01 away from the last mu; within [.05, .9].
+    coefficients phi and A), averaged by .99, and from them mu*. Every step: half of a cosine from
+    .85 to .15 and half of (.99 mu + .01 mu*); at most .01 away from the last mu; within [.05, .9].
 
     The prior's warm-up and decay (200 and 800 steps there) are a fifth and the rest of a run here.
     At these constants the measured part has about 1 % of the say: the rule is nearly its cosine.
@@ -115,7 +115,7 @@ class Gac(RivalRule):
     def __init__(self, options: RuleOptions) -> None:
         super().__init__(options)
         self.statistics: list[float] | None = None
-        self.mu = self.adaptive = 0.85
+        self.mu = self.best = 0.85
 
     def prior(self, s: Signals) -> float:
         progress = clip((s.step / max(1, s.steps) - 0.2) / 0.8, 0.0, 1.0)
@@ -137,8 +137,8 @@ class Gac(RivalRule):
             self.statistics = new if old is None else [
                 0.99 * a + 0.01 * b for a, b in zip(old, new, strict=True)
             ]  # fmt: skip
-            self.adaptive = 0.99 * self.adaptive + 0.01 * gac_mu(*self.statistics)
-        wanted = 0.5 * self.prior(s) + 0.5 * self.adaptive
+            self.best = gac_mu(*self.statistics)
+        wanted = 0.5 * self.prior(s) + 0.5 * (0.99 * self.mu + 0.01 * self.best)
         self.mu = clip(clip(wanted, self.mu - 0.01, self.mu + 0.01), 0.05, 0.9)
         return self.mu
 

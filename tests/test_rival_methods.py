@@ -431,7 +431,13 @@ def test_a_weighted_gradient_by_hand_and_its_facts(method):
     assert near(ours, gradient_of(loop, loss))
 
 
-@pytest.mark.parametrize("method", ["chord_phi", "cut_low", "cut_half", "amft_gate"])
+@pytest.mark.parametrize("method", ["cut_half", "amft_gate"])
+def test_methods_that_rank_a_batch_refuse_micro_batches(method):
+    with pytest.raises(ConfigError, match="micro_batch must be 0"):
+        build({"method": method, "micro_batch": 4})
+
+
+@pytest.mark.parametrize("method", ["chord_phi", "cut_low"])
 def test_micro_batches_change_no_weighted_gradient(method):
     loop = set_gates(run(make(method=method), 3))
     batch = loop.expert_answers.rows(slice(16))
