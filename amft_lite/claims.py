@@ -18,6 +18,7 @@ Left out: judgement. A row's words may be argued with; its number follows from t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +31,11 @@ from rich.table import Table
 from amft_lite.models import DATA
 from amft_lite.runs import write_text
 from amft_lite.statistics import Interval, mean_interval, table
-from amft_lite.study import recording, shipped, shipped_or_none
+from amft_lite.study import read_grid, recording, shipped, shipped_or_none
 
 PATH = DATA / "claims.yaml"
 HOLDS, PARTLY, NOT, UNTESTABLE = "holds", "holds partly", "does not hold", "not testable"
-PENDING = "pending"  #: its study has no committed result yet
+PENDING = "pending"  #: its study has no committed result yet, or not all seeds
 
 
 class ClaimError(ValueError):
@@ -178,6 +179,20 @@ def judge(found: Finding, threshold: float) -> tuple[str, str]:
     return NOT, "not shown: the interval holds the threshold"
 
 
+def seeds_lacking(test: dict[str, Any]) -> str:
+    """A sentence where the study is not finished for the arms that `test` compares."""
+    grid, cells = read_grid(test["study"]), shipped(test["study"])["cells"]
+    arms = {test[name] for name in ("arm", "minus") if name in test}
+    if test["kind_of"] == "best_constant":
+        arms |= {arm for arm in grid.arms if arm.startswith("fixed-")}
+    wanted = len(arms) * len(grid.regimes)
+    count = Counter(c["seed"] for c in cells if c["arm"] in arms)
+    whole = sum(n == wanted for n in count.values())
+    if whole >= grid.seeds[1]:
+        return ""
+    return f"the study {test['study']} has {whole} of {grid.seeds[1]} seeds so far"
+
+
 def evaluate(row: dict[str, Any]) -> dict[str, Any]:
     """verdict, because and key_number of a row, from the stored results."""
     if "untestable" in row:
@@ -186,6 +201,8 @@ def evaluate(row: dict[str, Any]) -> dict[str, Any]:
     if "study" in test and shipped_or_none(test["study"]) is None:
         return {"verdict": PENDING, "because": f"the study {test['study']} has not been run",
                 "key_number": None}  # fmt: skip
+    if "study" in test and (lacking := seeds_lacking(test)):
+        return {"verdict": PENDING, "because": lacking, "key_number": None}
     found = TESTS[test["kind_of"]](test)
     verdict, because = judge(found, row["threshold"])
     o = found.overall
@@ -218,10 +235,6 @@ def check() -> list[str]:
             if row.get(name) != value:
                 wrong.append(f"{row['id']}: {name} is {row.get(name)!r}, but follows as {value!r}")
     return wrong
-
-
-class _Dumper(yaml.SafeDumper):
-    pass
 
 
 def write() -> None:

@@ -63,19 +63,31 @@ COMMITTED = [name for name in grid_names() if shipped_or_none(name)]
 
 
 @pytest.mark.parametrize("name", COMMITTED)
-def test_a_committed_result_is_whole_and_resuming_it_trains_nothing(name, tmp_path):
+def test_a_committed_result_is_of_its_grid_and_resuming_it_trains_nothing(name, tmp_path):
     result, grid = shipped(name), read_grid(name)
     assert set(result["provenance"]) >= {"commit", "torch", "transformers", "python", "system"}
-    cells = plan_cells(grid, grid.seed_list, tuned(grid))
-    seeds = {c["seed"] for c in result["cells"]}
-    arms = {c["arm"] for c in result["cells"]}  # a study in progress may lack some
-    wanted = [studies.key(c) for c in cells if c["seed"] in seeds and c["arm"] in arms]
-    assert [studies.key(c) for c in result["cells"]] == wanted
+    plan = plan_cells(grid, grid.seed_list, tuned(grid))
+    settings = {studies.key(cell): cell["settings"] for cell in plan}
+    there = [studies.key(cell) for cell in result["cells"]]
+    assert there == [key for key in settings if key in set(there)]  # in the grid's order, each once
+    for cell in result["cells"]:
+        assert cell["settings"] == settings[studies.key(cell)] | (
+            {"trace": cell["settings"]["trace"]} if cell["arm"] in grid.replay else {}
+        )
+        assert "+" not in cell["commit"] or "converted" in result  # made from a committed tree
+    # where an arm's first seed is whole, nothing of it is trained (a study in progress has more)
+    seeds = {cell["seed"] for cell in result["cells"]}
+    first = {
+        arm: [k for k in settings if (k[0], k[2]) == (arm, grid.seeds[0])] for arm in grid.arms
+    }
+    whole = [arm for arm, keys in first.items() if set(keys) <= set(there)]
+    assert whole and seeds
     console = quiet()
-    part = {"seeds": len(seeds), "arms": sorted(arms)}
-    again = run_study(name, tmp_path, resume=True, console=console, **part)
+    again = run_study(name, tmp_path, resume=True, console=console, seeds=1, arms=whole)
     assert "nothing to do" in console.export_text() and not list(tmp_path.iterdir())
-    assert again["cells"] == result["cells"]
+    assert again["cells"] == [
+        c for c in result["cells"] if c["arm"] in whole and c["seed"] == grid.seeds[0]
+    ]
 
 
 @pytest.mark.parametrize("name", COMMITTED)
@@ -248,6 +260,29 @@ def test_a_diverged_run_is_a_cell_without_success(tmp_path):
         assert studies.score(found, "test") == 0.0
     else:
         assert 0 <= found["splits"]["test"]["sampled"] <= 1
+
+
+def test_regret_by_hand_and_every_table_prints():
+    def cell(arm, regime, seed, x):
+        return {"arm": arm, "regime": regime, "seed": seed, "mean_mu": 0.5, "seconds": 1.0,
+                "training_rollouts": 8, "splits": {"test": {"sampled": x, "greedy": x / 2}}}  # fmt: skip
+
+    values = {("fixed-.1", "r"): 0.2, ("fixed-.9", "r"): 0.4, ("own", "r"): 0.5,
+              ("fixed-.1", "s"): 0.3, ("fixed-.9", "s"): 0.1, ("own", "s"): 0.2}  # fmt: skip
+    result = {"study": "t", "cells": [
+        cell(arm, regime, seed, x + 0.01 * seed) for seed in (0, 1)
+        for (arm, regime), x in values.items()
+    ]}  # fmt: skip
+    lost = tables.regrets(result)
+    assert lost["own"]["each"] == pytest.approx({"r": -0.1, "s": 0.1})
+    assert lost["fixed-.1"]["mean"]["mean"] == pytest.approx(0.1)  # (.2 + 0) / 2
+    console = quiet()
+    tables.print_result(result, console)
+    printed = console.export_text()
+    assert "Regret to the best constant" in printed and "own" in printed
+    assert "2 seeds, mean of 2 regimes" in printed and "Only 2 seeds" in printed
+    for name in COMMITTED:
+        tables.print_result(shipped(name), console)
 
 
 def test_cells_outside_the_stored_bands_are_named():
