@@ -115,7 +115,12 @@ def print_result(result: dict[str, Any], console: Console) -> None:
         return
     if any(cell.get("candidate") for cell in cells):
         return print_choices(result, console)
-    found = comparison(result)
+    try:
+        found = comparison(result)
+    except ValueError:
+        wanted = len(arms) * len(regimes)
+        console.print(f"{len(cells)} cells are there; no seed has all {wanted} of its own yet.")
+        return
     seeds = found["seeds"]
     measures = {label(s, k): f"{s}_greedy" if k == "greedy" else s for s, k in measures_of(result)}
     over = f"{len(seeds)} seeds" + (f", mean of {len(regimes)} regimes" * (len(regimes) > 1))

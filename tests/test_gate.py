@@ -449,6 +449,7 @@ def test_the_placebo_moves_as_far_with_signs_of_a_coin():
             kept[seed] += (a[b != 0] * b[b != 0] > 0).tolist()
         # 160 fair coins (one bin is empty) leave [55, 105] once in ten thousand times
         assert len(kept[seed]) == 160 and 55 <= sum(kept[seed]) <= 105
+        assert all(0 < sum(kept[seed][k::8]) < 20 for k in range(8))  # new coins in every update
     assert kept[0] != kept[1]
 
 

