@@ -176,7 +176,7 @@ def judge(found: Finding, threshold: float) -> tuple[str, str]:
         return PARTLY, f"shown in {', '.join(above)} only"
     if found.overall.high < threshold:
         return NOT, "the opposite is shown"
-    return NOT, "not shown: the interval holds the threshold"
+    return NOT, "not shown: the interval includes the threshold"
 
 
 def seeds_lacking(test: dict[str, Any]) -> str:

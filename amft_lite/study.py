@@ -39,7 +39,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from amft_lite.config import CONFIGS, ConfigError, build, read_file
@@ -408,8 +407,3 @@ def _run_cells(
         ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def dump_grid(grid: Grid) -> str:
-    """The grid as YAML, for a reader."""
-    return yaml.safe_dump({"arms": grid.arms, "regimes": grid.regimes}, sort_keys=False)

@@ -62,7 +62,7 @@ def test_verdicts_by_hand():
     assert judge(found(above, a=around, b=below), 0.0) == (PARTLY, "the opposite is shown in b")
     assert judge(found(around, a=above, b=around), 0.0) == (PARTLY, "shown in a only")
     assert judge(found(around, a=around, b=around), 0.0) == (
-        NOT, "not shown: the interval holds the threshold")  # fmt: skip
+        NOT, "not shown: the interval includes the threshold")  # fmt: skip
     assert judge(found(below), 0.0) == (NOT, "the opposite is shown")
 
 

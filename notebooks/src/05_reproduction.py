@@ -82,7 +82,6 @@ check("phi_weight", phi_weight).require()
 from amft_lite import objectives
 
 p = torch.linspace(0.001, 0.999, 200)
-one = torch.ones(1)
 
 
 def omega(loss):
@@ -100,6 +99,7 @@ lines = {
     "cut below .15 (ours)": objectives.cut_weight(p).tolist(),
     "LUFFY": omega(lambda lp, m: objectives.luffy_loss(lp, A, m)),
     "RL-PLUS": omega(lambda lp, m: objectives.rl_plus_loss(lp, lp.detach(), A, m)),
+    "SRFT, entropy .2": omega(lambda lp, m: objectives.srft_loss(lp, A, m, 0.2)),
 }
 figure = figures.line_figure(
     "What a demonstration token weighs",
@@ -107,7 +107,7 @@ figure = figures.line_figure(
     "omega, its weight",
     {name: (p.tolist(), values) for name, values in lines.items()},
 )
-figures.describe(figure, "Five curves of token weights over p; LUFFY peaks at p = .1")
+figures.describe(figure, "Six curves of token weights over p; LUFFY peaks at p = .1")
 
 # %% [markdown]
 # **How to read it.** Height: how hard a token of probability $p$ is imitated. SFT
@@ -321,12 +321,12 @@ records = [amft.train_step() for _ in range(STEPS)]
 right = sum(d.right for d in amft.demonstrations)
 print(f"{right} of {len(amft.demonstrations)} experts are right")
 bins = ["p < .03", ".03 - .15", ".15 - .5", ".5 - .9", "p > .9"]
-steps = [r["step"] for r in records if "gate_0" in r]
+moved = [r for r in records if "mu_gate_0" in r]
+steps = [r["step"] for r in moved]
 figure = figures.line_figure(
     "Learned weights of tokens, by how likely the policy finds them", "training step",
     "weight",
-    {name: (steps, [r[f"gate_{k}"] for r in records if "gate_0" in r])
-     for k, name in enumerate(bins)},
+    {name: (steps, [r[f"mu_gate_{k}"] for r in moved]) for k, name in enumerate(bins)},
     markers=True,
 )  # fmt: skip
 figure.update_yaxes(range=[-0.03, 1.03])
