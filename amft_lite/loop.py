@@ -35,6 +35,7 @@ from amft_lite.batches import (
     shuffled_passes,
 )
 from amft_lite.config import RunConfig
+from amft_lite.gate import rises
 from amft_lite.meta_gradient import (
     Reduce,
     adam_state,
@@ -47,6 +48,7 @@ from amft_lite.meta_gradient import (
 )
 from amft_lite.methods import resolve
 from amft_lite.models import completion_logits, hidden_states, token_logps
+from amft_lite.pairs import imitate_instead, in_group_loss, join_groups
 from amft_lite.tasks import Example, Task
 from amft_lite.weighting import Signals
 
@@ -193,7 +195,6 @@ class AMFT:
         facts["cos_utility_sft"] = cosine(u, -signals.grad_sft)  # would a step along SFT help?
         facts["cos_utility_rl"] = cosine(u, -signals.grad_rl)
 
-    @torch.no_grad()
     def influence(
         self, direction: Tensor, demonstrations: int = 128
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,19 +205,14 @@ class AMFT:
         n, purpose = len(self.demonstrations), "influence"
         places = shuffled_passes(n, min(n, demonstrations), self.step, self.config.seed, purpose)
         batch = self.expert_answers.rows(places)
-        kept = [p.clone() for p in self.parameters]
         length = self.config.lr * len(direction) ** 0.5 / 10
-        step = direction * (length / direction.norm().clamp(min=1e-30))
-        sizes = [p.numel() for p in self.parameters]
-        found = []
-        for sign in (1.0, -1.0):
-            for p, old, part in zip(self.parameters, kept, step.split(sizes), strict=True):
-                p.copy_(old + sign * part.view_as(p))
-            found.append(token_logps(self.logits(batch), batch.tokens))
-        for p, old in zip(self.parameters, kept, strict=True):
-            p.copy_(old)
-        up, down = found
-        return ((up + down) / 2).exp(), (up - down) / (2 * length), batch.mask
+        p, rise = rises(
+            self.parameters,
+            lambda: token_logps(self.logits(batch), batch.tokens),
+            direction,
+            length,
+        )
+        return p, rise, batch.mask
 
     def apply(self, grad: Tensor, facts: dict) -> None:
         """Line 12: clip the combined gradient as one, and take the optimiser's step."""
@@ -261,7 +257,8 @@ class AMFT:
             weights = self.token_weights(logps.detach().exp(), rows.mask)
             loss = objectives.sft_loss(logps, rows.mask, total, weights)
         else:
-            loss = self.expert_in_group_loss(logps, rows, total)
+            kind, entropy = self.method.in_group, self.group_entropy
+            loss = in_group_loss(kind, logps, rows, total, entropy)
         return loss, {"sft_loss": loss, "nll": nll}
 
     def token_weights(self, p: Tensor, mask: Tensor) -> Tensor | None:
@@ -273,15 +270,6 @@ class AMFT:
         if self.method.imitation_scale == "rollout":
             return torch.full_like(p, 1 / self.config.rollouts_per_prompt)
         return self.method.token_weight(p, mask) if self.method.token_weight else None
-
-    def expert_in_group_loss(self, logps: Tensor, rows: Batch, total: Tensor) -> Tensor:
-        """The loss of demonstrations that are members of their prompts' groups."""
-        kind, given = self.method.in_group, (rows.advantages, rows.mask)
-        if kind == "luffy":
-            return objectives.luffy_loss(logps, *given, total)
-        if kind == "rl_plus":  # before the first inner step the old policy is the policy
-            return objectives.rl_plus_loss(logps, logps.detach(), *given, total)
-        return objectives.srft_loss(logps, *given, self.group_entropy, total)
 
     def rl_loss(self, rows: Batch, whole: Batch) -> tuple[Tensor, dict]:
         """PPO-clip; before the first inner step the old policy is the policy."""
@@ -359,34 +347,20 @@ class AMFT:
         """
         c, K = self.config, self.config.rollouts_per_prompt
         places = self.demonstrated_places()
-        paired, own = slice(0, len(places) * K), rollouts.rewards[: len(places) * K]
-        experts: Batch | None = self.expert_answers.rows(places)
-        if self.method.prompt_gate:
-            imitated = self.method.prompt_gate(own.view(-1, K), c.gate_threshold)
-            share = imitated.sum().item() / c.prompts_per_step
-            kept = torch.ones(len(rollouts.ids), dtype=torch.bool)
-            kept[paired] = ~imitated.repeat_interleave(K)
-            rollouts = rollouts.rows(kept) if kept.any() else None
-            experts = experts.rows(imitated) if imitated.any() else None
-            facts.update(share_imitating=share, share_applied=share)
-            return rollouts, experts
-        if self.method.in_group == "srft":
-            with torch.no_grad():
-                entropy = objectives.token_entropy(self.logits(rollouts))
-            self.group_entropy = objectives.masked_mean(entropy, rollouts.mask).item()
-            rollouts.advantages = objectives.srft_advantages(rollouts.rewards, self.group_entropy)
-        right = [
-            self.task.reward(d.example, d.completion).value
-            for d in (self.demonstrations[place] for place in places.tolist())
-        ]
-        joined, experts.advantages = objectives.joined_advantages(
-            own, torch.tensor(right), K, c.advantage_scale
-        )
-        if self.method.in_group != "srft":
-            rollouts.advantages[paired] = joined
-        tokens = experts.mask.sum() / (experts.mask.sum() + rollouts.mask.sum())
-        facts["share_imitating"] = tokens.item()
+        experts = self.expert_answers.rows(places)
         facts["share_applied"] = len(places) / c.prompts_per_step
+        if self.method.prompt_gate:
+            own = rollouts.rewards[: len(places) * K].view(-1, K)
+            imitated = self.method.prompt_gate(own, c.gate_threshold)
+            share = imitated.sum().item() / c.prompts_per_step
+            facts |= {"share_imitating": share, "share_applied": share}
+            return imitate_instead(rollouts, experts, imitated, K)
+        self.group_entropy = self.entropy_of(rollouts) if self.method.in_group == "srft" else None
+        shown = [self.demonstrations[place] for place in places.tolist()]
+        right = torch.tensor([self.task.reward(d.example, d.completion).value for d in shown])
+        facts["share_imitating"] = join_groups(
+            rollouts, experts, right, K, c.advantage_scale, self.group_entropy
+        )
         return rollouts, experts
 
     def add_gae(self, batch: Batch) -> None:
@@ -434,8 +408,12 @@ class AMFT:
     def measure_entropy(self) -> float:
         """H*: nats a token of the policy's own answers to this step's prompts."""
         batch = self.sample(self.step_prompts(), self.config.rollouts_per_prompt, "entropy", {})
-        with torch.no_grad():
-            entropy = objectives.token_entropy(self.logits(batch))
+        return self.entropy_of(batch)
+
+    @torch.no_grad()
+    def entropy_of(self, batch: Batch) -> float:
+        """Mean entropy of the policy where it gave these answers, nats a token."""
+        entropy = objectives.token_entropy(self.logits(batch))
         return objectives.masked_mean(entropy, batch.mask).item()
 
     # --- continuing ------------------------------------------------------------------------------

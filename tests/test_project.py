@@ -116,7 +116,7 @@ LAYERS = [
     {"rivals", "gate"},
     {"methods", "real_models", "architectures", "trainer_batches"},
     {"config", "evaluation", "batches", "trainer_inputs"},
-    {"plan"},
+    {"plan", "pairs"},
     {"loop", "pretrain"},
     {"trainer_value_head"},
     {"trainer"},
