@@ -377,6 +377,8 @@ def build(*layers: dict[str, Any]) -> RunConfig:
         )
     if config.wrong_demonstrations and not REGISTRY[config.task].pretraining:
         raise ConfigError(f"wrong_demonstrations is for tasks made by code, not for {config.task}.")
+    if method == "replay":
+        _check_trace(config.trace)
     if METHODS[method].whole_batch and config.micro_batch:
         raise ConfigError(f"{method} ranks the demonstrations of a batch; micro_batch must be 0.")
     if METHODS[method].pairs and not isinstance(config, ModelConfig):
@@ -390,6 +392,19 @@ def build(*layers: dict[str, Any]) -> RunConfig:
     if method == "entropy_only" and config.entropy_form == "gradient":
         raise ConfigError("entropy_only has no utility for entropy_form gradient to act through.")
     return config
+
+
+def _check_trace(trace: str) -> None:
+    """A recorded mu_t: numbers between 0 and 1, at least one."""
+    try:
+        mus = [float(word) for word in trace.split()]
+    except ValueError:
+        mus = []
+    if not mus or not all(0 <= mu <= 1 for mu in mus):
+        raise ConfigError(
+            f"replay needs the recorded mu of each step after warm-up as trace, numbers from 0 to "
+            f"1 parted by spaces, not {trace[:40]!r}."
+        )
 
 
 def _check_model(c: ModelConfig) -> None:

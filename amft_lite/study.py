@@ -115,7 +115,8 @@ def read_grid(name: str | Path) -> Grid:
     grid = Grid(path.stem, **content)
     for cell in itertools.islice(_combinations(grid, grid.seed_list[:1]), 10_000):
         try:
-            build(read_file(grid.recipe), cell["settings"])
+            trace = {"trace": "0.5"} if cell["arm"] in grid.replay else {}  # comes when it runs
+            build(read_file(grid.recipe), cell["settings"], trace)
         except ConfigError as error:
             raise StudyError(f"{path}, {cell['arm']} in {cell['regime']}: {error}") from None
     return grid

@@ -110,7 +110,8 @@ def test_every_rule_is_a_method_and_its_defaults_are_settings():
     names = {field.name for field in dataclasses.fields(RunConfig)}
     for method in METHODS.values():
         assert set(method.defaults) <= names
-        assert build({"method": method.name}).method == method.name
+        trace = {"trace": "0.5"} if method.name == "replay" else {}
+        assert build({"method": method.name, **trace}).method == method.name
         if method.name in RULES:
             assert type(method.make_rule(RuleOptions())) is type(make_rule(method.rule))
         assert 0 <= method.make_rule(RuleOptions()).mu <= 1
@@ -124,3 +125,9 @@ def test_resolve_takes_names_methods_and_rules():
     assert isinstance(own, Method) and own.make_rule(RuleOptions()) is rule
     with pytest.raises(ValueError, match="did you mean amft"):
         resolve("amtf")
+
+
+@pytest.mark.parametrize("trace", ["", "0.5 x", "0.5 1.2", "nan"])
+def test_a_replay_needs_a_recorded_mu(trace):
+    with pytest.raises(ConfigError, match="needs the recorded mu"):
+        build({"method": "replay", "trace": trace})
