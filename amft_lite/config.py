@@ -409,6 +409,8 @@ def _check_trace(trace: str) -> None:
 
 def _check_model(c: ModelConfig) -> None:
     """What settings of a real model demand of each other."""
+    if METHODS[c.method].loop_only:
+        raise ConfigError(f"{c.method} works in runs without `model` only.")
     for key, instead in _NOT_WITH_MODEL.items():
         if getattr(c, key) != FIELDS[key].default:
             raise ConfigError(f"{key} has no meaning in runs with `model`: {instead}.")
@@ -417,8 +419,6 @@ def _check_model(c: ModelConfig) -> None:
             "official_code, kept as evidence, works in runs without `model` only; published is the "
             "printed equation."
         )
-    if METHODS[c.method].loop_only:
-        raise ConfigError(f"{c.method} works in runs without `model` only.")
     if (c.datasets or c.train_set or c.test_sets) and REGISTRY[c.task].cls != "DatasetTask":
         raise ConfigError(
             f"datasets, train_set and test_sets belong to tasks of real data, not to {c.task}; set "

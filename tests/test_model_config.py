@@ -131,3 +131,10 @@ def test_resolve_takes_names_methods_and_rules():
 def test_a_replay_needs_a_recorded_mu(trace):
     with pytest.raises(ConfigError, match="needs the recorded mu"):
         build({"method": "replay", "trace": trace})
+
+
+@pytest.mark.parametrize("method", ["hpt", "luffy", "gac", "amft_gate", "cut_half"])
+def test_what_only_the_loop_has_is_refused_with_a_model(method):
+    with pytest.raises(ConfigError, match="without `model` only"):
+        build({"model": "tiny", "method": method})
+    assert build({"model": "tiny", "method": "cut_low"}).method == "cut_low"
