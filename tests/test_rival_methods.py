@@ -298,6 +298,9 @@ def test_a_step_is_the_token_mean_over_rollouts_and_demonstrations_together(meth
     share = float(experts.mask.sum() / tokens)
     assert facts["mu"] == facts["share_imitating"] == pytest.approx(share)
     assert near(grad, wanted, 1e-3)
+    if method == "srft":
+        assert loop.group_entropy == pytest.approx(entropy, rel=1e-4)
+        assert entropy != pytest.approx(float(each.mean()), rel=1e-2)  # padding would count
 
 
 @pytest.mark.parametrize("method", [*GATES, *GROUPS])

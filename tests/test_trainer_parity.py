@@ -61,3 +61,23 @@ def stop_after(trained, steps):
             control.should_training_stop = state.global_step >= steps
 
     trained.add_callback(Stop())
+
+
+@pytest.mark.parametrize("method", ["amft_phi", "nll_entropy_phi", "chord_mu"])
+def test_token_weights_and_rivals_are_the_same_in_both_engines(tmp_path, method):
+    loop = loop_run(method=method)
+    trained = trainer(tmp_path, accumulation=2, method=method)
+    stop_after(trained, 3)
+    trained.train()
+    pairs = list(zip(loop.rule.seen, trained.rule.seen, strict=True))
+    assert len(pairs) == 2
+    for (ours, mu, _), (theirs, their_mu, _) in pairs:
+        for name in ("grad_sft", "grad_rl"):
+            mine, other = getattr(ours, name), in_model_order(getattr(theirs, name), trained)
+            assert mine.norm() > 1e-6 and relative(other, mine) < 1e-5, name
+        assert ours.nll == pytest.approx(theirs.nll, abs=1e-5)
+        assert mu == pytest.approx(their_mu, abs=1e-6)
+    # the weights are there: without them g_SFT is another
+    plain = loop_run(method="fixed").rule.seen[0][0].grad_sft
+    weighted = relative(pairs[0][0][0].grad_sft, plain)
+    assert weighted > 0.05 if method.endswith("phi") else weighted < 1e-6
