@@ -379,6 +379,8 @@ def build(*layers: dict[str, Any]) -> RunConfig:
         raise ConfigError(f"wrong_demonstrations is for tasks made by code, not for {config.task}.")
     if method == "replay":
         _check_trace(config.trace)
+    if method == "gac" and config.advantage == "gae":
+        raise ConfigError("gac reads group advantages; it works with advantage group only.")
     if METHODS[method].whole_batch and config.micro_batch:
         raise ConfigError(f"{method} ranks the demonstrations of a batch; micro_batch must be 0.")
     if METHODS[method].pairs and not isinstance(config, ModelConfig):

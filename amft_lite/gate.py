@@ -106,7 +106,9 @@ class GatedController(Controller):
         v_k <- clip(v_k + eta_gate * agreement_k, 0, 1)      k the bin of the token's p
         u_j <- clip(u_j + eta_trust * agreement_j, 0, 1)     j the quarter of the demonstration
 
-    omega = v_k u_j. All start at 1. `gate_placebo` draws the signs of the gates' moves by a coin.
+    omega = v_k u_j. They start at 1, or sceptically (`gate_start`): 0 for p < .15 and for the less
+    likely half. A bin's agreement counts all its tokens alike, also those of demonstrations that
+    weigh 0 now: otherwise what starts at 0 could never be let in. `gate_placebo` draws the signs of the gates' moves by a coin.
     """
 
     def __init__(self, name: str, options: RuleOptions) -> None:
@@ -127,6 +129,7 @@ class GatedController(Controller):
         mu = super().update(signals)
         if self.name == "amft_gate_only":  # mu stays; the gates alone learn
             self.mu = mu = self.options.mu_start
+            self.parts["meta"] = 0.0
         if self.averages.updates == before:
             return mu
         a, o = self.averages, self.options

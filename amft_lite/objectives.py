@@ -119,7 +119,8 @@ def rl_plus_loss(
 ) -> Tensor:
     """RL-PLUS: -A r (1 - p)^gamma with r = 2 p / (1.5 p_old + 0.5); (1 - p) gets no gradient.
 
-    r is a ratio to the mean of the old policy and an expert guessed as (p_old + 1) / 2, at most 2.
+    r is a ratio to the mean of the old policy and an expert guessed as (p_old + 1) / 2; while the
+    policy is still the old one it is at most 1.
     Source: arXiv 2508.00222; YihongDong/RL-PLUS, rlplus_core_alg.py.
     """
     logps, old = blank(mask, logps, old_logps.detach())
@@ -147,7 +148,7 @@ def srft_loss(
 
 def srft_advantages(rewards: Tensor, entropy: float) -> Tensor:
     """SRFT's weights of rollouts: 0.1 e^H where right, -1 where wrong; no baseline. [B] -> [B]."""
-    return torch.where(rewards > 0, 0.1 * math.exp(entropy), -1.0)
+    return torch.where(rewards > 0, 0.1 * math.exp(entropy), -1.0).to(rewards.dtype)
 
 
 # --- RL -------------------------------------------------------------------------------------------

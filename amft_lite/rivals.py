@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amft_lite.objectives import blank
 from amft_lite.weighting import RuleOptions, Signals, clip
 
 
@@ -110,6 +111,9 @@ class Gac(RivalRule):
 
     The prior's warm-up and decay (200 and 800 steps there) are a fifth and the rest of a run here.
     At these constants the measured part has about 1 % of the say: the rule is nearly its cosine.
+
+    Not as released: D^2 compares phi of the demonstrations with A of the rollouts (there each row
+    has both, one of them 0), the prior does not ramp up from 0, and mu starts at .85 (there .5).
     """
 
     def __init__(self, options: RuleOptions) -> None:
@@ -127,7 +131,8 @@ class Gac(RivalRule):
         phi = p * (1 - p)
         distance = float(phi.pow(2).mean() - 2 * phi.mean() * s.advantages.mean()
                          + s.advantages.pow(2).mean())  # fmt: skip
-        nll = torch.cat([-(logps * mask).sum(1) / mask.sum(1) for logps, mask in s.experts])
+        kept = [(blank(mask, logps)[0], mask) for logps, mask in s.experts]
+        nll = torch.cat([-logps.sum(1) / mask.sum(1) for logps, mask in kept])
         return [distance, trimmed_variance(nll), float(s.advantages.var(unbiased=False))]
 
     def update(self, s: Signals) -> float:
