@@ -108,7 +108,8 @@ class GatedController(Controller):
 
     omega = v_k u_j. They start at 1, or sceptically (`gate_start`): 0 for p < .15 and for the less
     likely half. A bin's agreement counts all its tokens alike, also those of demonstrations that
-    weigh 0 now: otherwise what starts at 0 could never be let in. `gate_placebo` draws the signs of the gates' moves by a coin.
+    weigh 0 now: otherwise what starts at 0 could never be let in. `gate_placebo` draws the signs of
+    the gates' moves by a coin.
     """
 
     def __init__(self, name: str, options: RuleOptions) -> None:
