@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from amft_lite.cli import app
-from amft_lite.config import build
+from amft_lite.config import ConfigError, build
 from amft_lite.models import base_folder
 from amft_lite.smollm2 import cache_folder, gguf_file
 from amft_lite.trl_run import ModelRun, trainer_config
@@ -134,15 +134,21 @@ def test_every_setting_of_the_loop_reaches_the_trainer(tmp_path):
         "prompts_per_step": 2, "rollouts_per_prompt": 6, "save_every": 4, "keep_checkpoints": 4,
         "gradient_checkpointing": "on", "lr_schedule": "cosine", "lr_warmup_steps": 2,
         "accumulation": 3, "max_new_tokens": 7, "vllm_memory": 0.2, "dtype": "bfloat16",
+        "direction": "sgd", "chord_decay": 0.2, "trace": "0.5",
     }  # fmt: skip
     elsewhere = set(
         "method task reward base demonstrations micro_batch threads eval_prompts eval_samples "
         "eval_every curve_prompts model backend quantization lora_rank lora_alpha lora_dropout "
         "max_prompt_tokens datasets train_set test_sets chat trust_remote_code processes "
-        "vllm".split()
+        "vllm wrong_demonstrations".split()
     )
+    refused = {"demonstrated_prompts": 0.5, "utility_rollouts": "training", "gate_threshold": 0.5,
+               "gate_start": "open", "eta_gate": 0.9, "eta_trust": 0.9}  # fmt: skip
+    for key, value in refused.items():
+        with pytest.raises(ConfigError, match=f"{key} has no meaning in runs with `model`"):
+            build({**TINY, key: value})
     plain = build({**TINY, "save_every": 2})
-    assert {k for k in vars(plain)} == changes.keys() | elsewhere
+    assert {k for k in vars(plain)} == changes.keys() | elsewhere | refused.keys()
     before = vars(trainer_config(plain, tmp_path, 14))
     for key, value in changes.items():
         other = {**TINY, "save_every": 2, key: value}
