@@ -1,8 +1,9 @@
 """The claim ledger: what the paper says, how it is tested here, and what came out.
 
 `data/claims.yaml` has one row a claim. A row that is tested says of which stored result, what
-number, and which threshold; those parts were committed before the result. `verdict`, `key_number`
-and `because` are written by `amft-lite claims --write` and recomputed by `--check`:
+number, and which threshold; those parts were committed before the result, unless the row says that
+it was known. `verdict`, `key_number` and `because` are written by `amft-lite claims --write` and
+recomputed by `--check`:
 
     holds            the 95 % interval of the number lies above the threshold
     holds partly     it does not, but in single regimes it does (Bonferroni over regimes); or it
@@ -30,7 +31,7 @@ from rich.table import Table
 
 from amft_lite.models import DATA
 from amft_lite.runs import write_text
-from amft_lite.statistics import Interval, mean_interval, table
+from amft_lite.statistics import Interval, mean_interval, regret, table
 from amft_lite.study import read_grid, recording, shipped, shipped_or_none
 
 PATH = DATA / "claims.yaml"
@@ -91,39 +92,26 @@ def difference(test: dict[str, Any]) -> Finding:
     result = shipped(test["study"])
     x = _column(result, test["arm"], test)
     if other := test.get("minus"):
-        y = _column(result, other, test)
-        seeds = min(x.shape[1], y.shape[1])
-        x = x[:, :seeds] - y[:, :seeds]
+        x = x - _column(result, other, test)  # of the same seeds: `seeds_lacking` saw to that
     regimes = test.get("regimes") or list(dict.fromkeys(c["regime"] for c in result["cells"]))
-    level = 0.05 / len(regimes)
-    return Finding(
-        mean_interval(x.mean(0)),
-        {r: _interval(row, level) for r, row in zip(regimes, x, strict=True)},
-    )
+    return _finding(x, regimes)
 
 
-def _interval(values: np.ndarray, level: float) -> Interval:
-    from scipy.stats import t
-
-    half = t.ppf(1 - level / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    mean = float(values.mean())
-    return Interval(mean, mean - float(half), mean + float(half), len(values))
+def _finding(values: np.ndarray, regimes: list[str]) -> Finding:
+    """Of [regimes, seeds]: the mean over regimes at 95 %, single regimes by Bonferroni."""
+    level = 1 - 0.05 / len(regimes)
+    each = {r: mean_interval(row, level) for r, row in zip(regimes, values, strict=True)}
+    return Finding(mean_interval(values.mean(0)), each)
 
 
 def best_constant(test: dict[str, Any]) -> Finding:
     """arm minus the constant that the other seeds say is best in the regime (leave one out)."""
     result = shipped(test["study"])
-    arms = list(dict.fromkeys(c["arm"] for c in result["cells"] if c["arm"].startswith("fixed-")))
-    constants = np.stack([_column(result, arm, test) for arm in arms])
-    x = _column(result, test["arm"], test)
-    seeds = min(x.shape[1], constants.shape[2])
-    others = np.stack([np.delete(constants, s, 2).mean(2) for s in range(seeds)], 2)  # [A, R, S]
-    taken = np.take_along_axis(constants, others.argmax(0)[None], 0)[0]
-    gain = x[:, :seeds] - taken[:, :seeds]
-    regimes = list(dict.fromkeys(c["regime"] for c in result["cells"]))
-    level = 0.05 / len(regimes)
-    each = {r: _interval(row, level) for r, row in zip(regimes, gain, strict=True)}
-    return Finding(mean_interval(gain.mean(0)), each)
+    constants = [c["arm"] for c in result["cells"] if c["arm"].startswith("fixed-")]
+    arms = [*dict.fromkeys(constants), test["arm"]]
+    values = np.stack([_column(result, arm, test) for arm in arms])
+    gain = -regret(values, list(range(len(arms) - 1)), leave_one_out=True)[-1]
+    return _finding(gain, list(dict.fromkeys(c["regime"] for c in result["cells"])))
 
 
 def steadier(test: dict[str, Any]) -> Finding:
@@ -133,7 +121,7 @@ def steadier(test: dict[str, Any]) -> Finding:
     """
     result = shipped(test["study"])
     x, y = (_column(result, test[name], test) for name in ("arm", "minus"))
-    seeds = min(x.shape[1], y.shape[1])
+    seeds = x.shape[1]
 
     def ratio(keep: np.ndarray) -> float:
         return float(np.mean(np.log(y[:, keep].std(1, ddof=1) / x[:, keep].std(1, ddof=1))))

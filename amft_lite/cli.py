@@ -335,7 +335,7 @@ def listed(text: str) -> list[str]:
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(help="A study's name (see below), or a YAML grid.")] = "",
+    name: Annotated[str, typer.Argument(help="A name, or a YAML grid; none: a list.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of cells; default runs/study-NAME.")] = (
         None
     ),
@@ -369,13 +369,18 @@ def study(
         tables.print_result(result, console)
         stored = None if resume else studies.shipped_or_none(Path(name).stem)
         if stored and not result["cells"][0].get("candidate"):
-            strays = tables.outside_bands(result, stored)
+            strays, checked = tables.outside_bands(result, stored)
             for line in strays:
                 console.print(f"Outside the stored band: {line}", style="yellow")
-            if not strays:
-                console.print("Every cell lies in the committed study's bands.")
+            console.print(
+                f"{checked} of {len(result['cells'])} cells have a band of at least 3 committed "
+                f"seeds; {checked - len(strays)} lie in it."
+            )
     except (studies.StudyError, ConfigError, ImportError, OSError) as error:
         raise refuse(error) from None
+    except KeyboardInterrupt:
+        console.print("Stopped; finished cells are kept. Go on with the same command and --resume.")
+        raise typer.Exit(STOPPED) from None
 
 
 @app.command()

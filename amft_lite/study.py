@@ -30,6 +30,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -107,11 +108,18 @@ def read_grid(name: str | Path) -> Grid:
         )
     if missing := [key for key in ("question", "arms") if not content.get(key)]:
         raise StudyError(f"{path} lacks {missing[0]}.")
-    content["arms"] = {arm: s or {} for arm, s in content["arms"].items()}
-    if "regimes" in content:
-        content["regimes"] = {regime: s or {} for regime, s in content["regimes"].items()}
+    for name in {"arms", "regimes", "splits"} & set(content):
+        if not isinstance(content[name], dict):
+            raise StudyError(f"{path}: {name} must be `name: ...` lines, not {content[name]!r}.")
+    for name in {"arms", "regimes"} & set(content):
+        content[name] = {key: settings or {} for key, settings in content[name].items()}
+    seeds = content.get("seeds", [1, 1])
+    if not (isinstance(seeds, list) and [type(x) for x in seeds] == [int, int] and seeds[1] > 0):
+        raise StudyError(
+            f"{path}: seeds must be [first, how many], such as [1, 10], not {seeds!r}."
+        )
     if "seeds" in content:
-        content["seeds"] = tuple(content["seeds"])
+        content["seeds"] = tuple(seeds)
     grid = Grid(path.stem, **content)
     for cell in itertools.islice(_combinations(grid, grid.seed_list[:1]), 10_000):
         try:
@@ -282,7 +290,7 @@ def _ready(cell: dict[str, Any], grid: Grid, done: dict[tuple, dict]) -> dict[st
     before = seeds[(seeds.index(cell["seed"]) - 1) % len(seeds)]
     source, _, shape = source.partition(":")
     recorded = done.get((source, cell["regime"], before, ""))
-    if recorded is None:
+    if recorded is None or "mu" not in recorded:  # not there yet, or diverged
         return None
     trace = " ".join(f"{mu:.4f}" for mu in reshaped(recorded["mu"], shape))
     return {**cell, "settings": {**cell["settings"], "trace": trace}}
@@ -380,7 +388,9 @@ def _run_cells(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn(), TextColumn("{task.fields[last]}"))  # fmt: skip
     started, running = time.monotonic(), {}
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    # Ctrl-C is the parent's: workers finish and write their cells, so nothing is lost
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), signal.signal, ignore)
     try:
         with Bar(*columns, console=console) as bar:
             task = bar.add_task(grid.name, total=len(waiting), last="")
@@ -406,5 +416,9 @@ def _run_cells(
             f"a worker was killed (too little memory?); finished cells are in {out}, go on by "
             f"--resume."
         ) from None
+    except KeyboardInterrupt:
+        console.print("Stopping when the cells in progress are done (once more: at once).")
+        pool.shutdown(cancel_futures=True)
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

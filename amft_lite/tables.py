@@ -17,6 +17,7 @@ from amft_lite.statistics import (
     detectable,
     mean_interval,
     regret,
+    score,
     seeds_warning,
     table,
 )
@@ -62,7 +63,7 @@ def comparison(result: dict[str, Any], first: str = "") -> dict[str, Any]:
     measure is `test`, `test_greedy`, `ood_rule`, ...; over several regimes it is their mean.
 
     Raises:
-        ValueError: an arm lacks a seed that another has.
+        ValueError: no seed is there for every arm and regime.
     """
     arms = arms_of(result)
     first = first or arms[0]
@@ -175,11 +176,11 @@ def print_choices(result: dict[str, Any], console: Console) -> None:
     console.print(rows)
 
 
-def outside_bands(result: dict[str, Any], stored: dict[str, Any]) -> list[str]:
-    """Which arms and regimes of a fresh result lie outside the stored one's bands.
+def outside_bands(result: dict[str, Any], stored: dict[str, Any]) -> tuple[list[str], int]:
+    """Which cells of a fresh result lie outside the stored one's bands, and how many were checked.
 
     A band holds a new seed's value in 99 of 100 cases if the stored seeds are normal: mean +- t s
-    sqrt(1 + 1/n). Sampled success on the first split.
+    sqrt(1 + 1/n). Sampled success on the first split; fewer than 3 stored seeds make no band.
     """
     from scipy.stats import t
 
@@ -189,16 +190,17 @@ def outside_bands(result: dict[str, Any], stored: dict[str, Any]) -> list[str]:
         if "splits" in cell:
             place = cell["arm"], cell["regime"]
             kept.setdefault(place, []).append(cell["splits"][split]["sampled"])
-    outside = []
+    outside, checked = [], 0
     for cell in result["cells"]:
         x = np.array(kept.get((cell["arm"], cell["regime"]), []))
-        if len(x) < 3 or "splits" not in cell:
+        if len(x) < 3:
             continue
+        checked += 1
         half = t.ppf(0.995, len(x) - 1) * x.std(ddof=1) * (1 + 1 / len(x)) ** 0.5
-        value = cell["splits"][split]["sampled"]
+        value = score(cell, split)
         if abs(value - x.mean()) > half:
             outside.append(
                 f"{cell['arm']} in {cell['regime']}, seed {cell['seed']}: {value:.3f} is not in "
                 f"{x.mean():.3f} +- {half:.3f}"
             )
-    return outside
+    return outside, checked

@@ -2,13 +2,16 @@
 
 import io
 import json
+import signal
+import subprocess
+import time
 
 import numpy as np
 import pytest
 import yaml
 from rich.console import Console
 from scipy import stats
-from test_runs import amft
+from test_runs import amft, command
 
 from amft_lite import study as studies
 from amft_lite import tables
@@ -181,6 +184,22 @@ def test_a_killed_study_keeps_its_finished_cells(tmp_path):
         run_study(grid_file(tmp_path), out, resume=True, console=quiet())
 
 
+def test_ctrl_c_finishes_the_cells_in_progress_and_says_how_to_go_on(tmp_path):
+    path, out = grid_file(tmp_path, seeds=[5, 30]), tmp_path / "out"
+    words = command("study", path, "--out", out)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 120
+    while not any((out / "cells").glob("*.json")) and time.monotonic() < limit:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Go on with the same command and --resume" in " ".join(output.split())
+    assert "Traceback" not in output + errors
+    assert not list((out / "cells").glob("*.partial"))
+    assert 0 < len(studies.read_cells(out)) < 120
+
+
 def test_a_replay_takes_the_trace_of_the_seed_before(tmp_path):
     grid = {
         "arms": {"amft": {"method": "amft"}, "again": {"method": "replay"},
@@ -298,9 +317,11 @@ def test_cells_outside_the_stored_bands_are_named():
                            "splits": {"test": {"sampled": value}}}]}  # fmt: skip
 
     half = stats.t.ppf(0.995, 3) * np.std([0.2, 0.21, 0.19, 0.2], ddof=1) * (1 + 1 / 4) ** 0.5
-    assert tables.outside_bands(fresh(0.2 + 0.99 * half), stored) == []
-    [line] = tables.outside_bands(fresh(0.2 + 1.01 * half), stored)
-    assert "a in r, seed 9" in line
+    assert tables.outside_bands(fresh(0.2 + 0.99 * half), stored) == ([], 1)
+    [line], checked = tables.outside_bands(fresh(0.2 + 1.01 * half), stored)
+    assert "a in r, seed 9" in line and checked == 1
+    stored["cells"] = stored["cells"][:2]  # two seeds make no band, and none is claimed
+    assert tables.outside_bands(fresh(9.0), stored) == ([], 0)
 
 
 # --- bad input ------------------------------------------------------------------------------------
@@ -311,6 +332,9 @@ def test_cells_outside_the_stored_bands_are_named():
     ({"arms": {}}, "lacks arms"),
     ({"arms": {"x": {"method": "amtf"}}}, "did you mean amft"),
     ({"regimes": {"r": {"demos": 3}}}, "x in r: there is no setting called 'demos'"),
+    ({"arms": ["sft"]}, "arms must be"),
+    ({"seeds": 5}, r"seeds must be \[first, how many\]"),
+    ({"seeds": [1, 0]}, r"seeds must be"),
 ])  # fmt: skip
 def test_a_wrong_grid_gets_one_sentence(changes, words, tmp_path):
     arms = {"arms": {"x": {"method": "sft"}}}

@@ -424,9 +424,9 @@ for word, words in (("clean", "experts right"), ("wrong", "half of them wrong"))
 # * the scalar `amft` does better than a constant $\mu=.3$, and what of that is
 #   information, and what a luckier mean $\mu$, only controls can tell.
 #
-# **These are no results.** Two seeds, the best of three rates, and AMFT's rules read
-# rewards of validation problems while they train. What they are for: choosing rates
-# before the test problems are seen.
+# **These are no results.** Two seeds, the best of three rates; AMFT's rules pay 40 %
+# more rollouts than the others, for validation, and read rewards of validation problems
+# while they train. What they are for: choosing rates before the test problems are seen.
 #
 # **What would prove it wrong.** The main study: twenty arms, six regimes, ten seeds, on
 # test problems, rollouts counted. It is being run (`amft-lite study regimes --resume`);
