@@ -70,6 +70,16 @@ def measure(
     return facts | ({"hits": hits_by_group(found)} if groups else {})
 
 
+def glance(loop: AMFT, splits: dict[str, list[int]]) -> dict[str, float]:
+    """A point of a learning curve: success on each split (200 problems, 4 samples each), and nats
+    a token of the demonstrations."""
+    point: dict[str, float] = {"step": loop.step}
+    for split in splits:
+        found = evaluate(loop.policy, loop.tokenizer, loop.task, split, 200, 4, greedy=False)
+        point[split] = round(sum(found.correct) / (4 * len(found.correct)), 4)
+    return point | {"demonstration_nll": round(demonstration_nll(loop), 4)}
+
+
 @torch.no_grad()
 def demonstration_nll(loop: AMFT) -> float:
     """Nats a token of all demonstrations under the policy: what it has kept of them."""
@@ -82,7 +92,7 @@ def train_cell(
 ) -> dict[str, Any]:
     """Train, measure `splits` (name -> [problems, samples]), and return the cell's figures.
 
-    `curve`: also measure the first split every so many steps (200 problems, 4 samples each).
+    `curve`: also take a `glance` every so many steps.
     """
     torch.set_num_threads(1)
     config = build(read_file(recipe), settings)
@@ -95,8 +105,7 @@ def train_cell(
         records.append(loop.train_step())
         if curve and loop.step % curve == 0:
             before = time.process_time()
-            found = evaluate(policy, tokenizer, task, first, 200, 4, greedy=False)
-            points.append([loop.step, round(sum(found.correct) / (4 * len(found.correct)), 4)])
+            points.append(glance(loop, splits))
             measuring += time.process_time() - before
     seconds = time.process_time() - start - measuring
     mixed = [r["mu"] for r in records if r["phase"] != "warm-up"]

@@ -347,7 +347,9 @@ def study(
         float | None, typer.Option(min=0.0, help="Begin no cell after so many hours.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Only the first so many seeds.")] = None,
-    methods: Annotated[str, typer.Option(help="Only these arms, parted by commas.")] = "",
+    methods: Annotated[
+        str, typer.Option(help="Only these arms, or all arms of a method, parted by commas.")
+    ] = "",
     regimes: Annotated[str, typer.Option(help="Only these regimes, parted by commas.")] = "",
 ) -> None:
     """Compare methods over regimes and seeds. Without a NAME: list the studies.

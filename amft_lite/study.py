@@ -8,7 +8,7 @@ A grid is a YAML file (`configs/studies/`):
     arms       name -> settings: the methods compared
     seeds      [first, how many]
     splits     split -> [problems, samples] measured at the end; 0 problems are all of them
-    curve      measure the first split every so many steps, too
+    curve      take a look every so many steps, too: success on the splits, kept demonstrations
     choose     of each arm, candidates to choose among: name -> settings (a study that tunes)
     only       arm -> further candidates of that arm alone
     tuned_by   the study whose choices the arms start from
@@ -80,6 +80,19 @@ class Grid:
     def candidates(self, arm: str) -> dict[str, dict[str, Any]]:
         """What is tried of an arm: name -> settings; without tuning one nameless candidate."""
         return {**self.choose, **self.only.get(arm, {})} or {"": {}}
+
+    def arms_called(self, name: str) -> list[str]:
+        """The arm of that name; else the arms of the method of that name (`fixed`: all constants).
+
+        Raises:
+            StudyError: there is none.
+        """
+        if name in self.arms:
+            return [name]
+        found = [arm for arm, settings in self.arms.items() if settings.get("method") == name]
+        if not found:
+            raise StudyError(f"{self.name} has no arm {name!r}; known: {', '.join(self.arms)}.")
+        return found
 
     @property
     def seed_list(self) -> list[int]:
@@ -184,7 +197,7 @@ def shipped(name: str) -> dict[str, Any]:
         raise StudyError(
             f"no result of the study {name} is committed (no data/studies/{name}.json)."
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return unpacked(json.loads(path.read_text(encoding="utf-8")))
 
 
 def shipped_or_none(name: str) -> dict[str, Any] | None:
@@ -224,6 +237,8 @@ def collect(grid: Grid, cells: list[dict[str, Any]], **more: Any) -> dict[str, A
         return seed, order.get((arm, regime), len(order)), number
 
     cells = sorted(cells, key=place)
+    if not grid.replay:  # else the mu of each step is what another cell repeats
+        cells = [{k: v for k, v in cell.items() if k != "mu"} for cell in cells]
     return {
         "study": grid.name,
         "question": " ".join(grid.question.split()),
@@ -233,8 +248,34 @@ def collect(grid: Grid, cells: list[dict[str, Any]], **more: Any) -> dict[str, A
     }
 
 
+def packed(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with every split's `hits` as a list; the names of its groups once, in `groups`."""
+    groups: dict[str, list[str]] = {}
+    cells = []
+    for cell in result["cells"]:
+        splits = {}
+        for split, facts in cell.get("splits", {}).items():
+            hits = facts.get("hits")
+            if isinstance(hits, dict) and list(hits) == groups.setdefault(split, list(hits)):
+                facts = facts | {"hits": list(hits.values())}
+            splits[split] = facts
+        cells.append(cell | ({"splits": splits} if splits else {}))
+    return result | ({"groups": groups} if groups else {}) | {"cells": cells}
+
+
+def unpacked(result: dict[str, Any]) -> dict[str, Any]:
+    """A stored result with every split's `hits` as group -> hits again."""
+    groups = result.pop("groups", {})
+    for cell in result["cells"]:
+        for split, facts in cell.get("splits", {}).items():
+            if isinstance(facts.get("hits"), list):
+                facts["hits"] = dict(zip(groups[split], facts["hits"], strict=True))
+    return result
+
+
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """One line a cell, so that a change of one is a change of one line."""
+    result = packed(result)
     head = {k: v for k, v in result.items() if k != "cells"}
     lines = ",\n".join(to_json(cell) for cell in result["cells"])
     text = to_json(head, indent=1)[:-2] + ',\n "cells": [\n' + lines + "\n]}\n"
@@ -332,16 +373,17 @@ def run_study(
     """Train the cells that are missing, and write `<out>/result.json`.
 
     `resume` keeps the cells of `out` and of the committed result; without it `out` must be new.
-    `seeds`, `arms`, `regimes` take a part of the grid. With `max_hours` no cell is begun after so
-    long; what is there then is the result.
+    `seeds`, `arms`, `regimes` take a part of the grid (an arm also by its method's name). With
+    `max_hours` no cell is begun after so long; what is there then is the result.
 
     Raises:
         StudyError: one sentence for what cannot be done.
     """
     grid, console = read_grid(name), console or Console()
-    for word, asked, known in (("arm", arms, grid.arms), ("regime", regimes, grid.regimes)):
-        if stray := [x for x in asked if x not in known]:
-            raise StudyError(f"{grid.name} has no {word} {stray[0]!r}; known: {', '.join(known)}.")
+    arms = [arm for name in arms for arm in grid.arms_called(name)]
+    if stray := [x for x in regimes if x not in grid.regimes]:
+        known = ", ".join(grid.regimes)
+        raise StudyError(f"{grid.name} has no regime {stray[0]!r}; known: {known}.")
     out = out or Path("runs") / f"study-{grid.name}"
     done: dict[tuple, dict] = {}
     if resume:

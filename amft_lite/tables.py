@@ -98,6 +98,21 @@ def regrets(result: dict[str, Any], split: str = "test", kind: str = "sampled") 
     }
 
 
+def share_to_reach(curve: list[dict[str, float]], target: float, split: str = "test") -> float:
+    """How much of its run a curve took to that success; 1, the whole run, if it never did."""
+    last = curve[-1]["step"]
+    return next((point["step"] for point in curve if point[split] >= target), last) / last
+
+
+def largest_drop(curve: list[dict[str, float]], split: str = "test") -> float:
+    """The deepest fall of success below an earlier point's; 0 for a curve that only rises."""
+    best, deepest = 0.0, 0.0
+    for point in curve:
+        best = max(best, point[split])
+        deepest = max(deepest, best - point[split])
+    return deepest
+
+
 def number(fact: dict[str, Any]) -> str:
     interval = Interval(**fact)
     return f"{interval.mean:.3f}" if interval.n == 1 else str(interval)
@@ -153,8 +168,37 @@ def print_result(result: dict[str, Any], console: Console) -> None:
             least = detectable((values[0] - other).mean(0))
             rows.add_row(name, *(number(row[m]) for m in measures.values()), f"{least:.3f}")
         console.print(rows)
+    if all("curve" in cell for cell in cells if "splits" in cell):
+        print_curves(result, console)
     if warning := seeds_warning(len(seeds)):
         console.print(warning)
+
+
+#: Success that the efficiency of methods is compared at: between what SFT and the best reach.
+TARGET = 0.15
+
+
+def print_curves(result: dict[str, Any], console: Console, target: float = TARGET) -> None:
+    """What an arm paid for `target` success, how deep its curve fell, what it forgot."""
+    title = f"Paid for {target:.0%} (the whole run where it was not reached); means of all cells"
+    forgetting = ("demonstrations' nats a token: least", "at the end")
+    names = ("reached", "steps", "rollouts", "seconds", "largest drop", *forgetting)
+    rows = Table("", *names, title=title)
+    for arm in arms_of(result):
+        cells = [c for c in result["cells"] if c["arm"] == arm and "curve" in c]
+        facts = []
+        for cell in cells:
+            curve = cell["curve"]
+            share = share_to_reach(curve, target)
+            nll = [point["demonstration_nll"] for point in curve]
+            rollouts = cell["training_rollouts"] + cell["validation_rollouts"]
+            facts.append((share * curve[-1]["step"], share * rollouts, share * cell["seconds"],
+                          largest_drop(curve), min(nll), nll[-1]))  # fmt: skip
+        reached = sum(max(p["test"] for p in c["curve"]) >= target for c in cells)
+        steps, rollouts, seconds, drop, least, end = np.mean(facts, 0)
+        rows.add_row(arm, f"{reached} of {len(cells)}", f"{steps:.0f}", f"{rollouts:.0f}",
+                     f"{seconds:.1f}", f"{drop:.3f}", f"{least:.3f}", f"{end:.3f}")  # fmt: skip
+    console.print(rows)
 
 
 def print_choices(result: dict[str, Any], console: Console) -> None:

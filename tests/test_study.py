@@ -145,7 +145,7 @@ def test_a_study_runs_stops_and_goes_on(tmp_path):
         for arm in ("amft", "sft")
     ]  # fmt: skip
     written = json.loads((out / "result.json").read_text())
-    assert written["cells"] == result["cells"] and written["core_hours"] >= 0
+    assert studies.unpacked(written)["cells"] == result["cells"] and written["core_hours"] >= 0
     with pytest.raises(StudyError, match="holds cells"):
         run_study(path, out, console=quiet())
     stamps = {p.name: p.stat().st_mtime_ns for p in (out / "cells").iterdir()}
@@ -165,6 +165,41 @@ def test_a_study_runs_stops_and_goes_on(tmp_path):
     run_study(changed, out, resume=True, console=quiet())
     third = {p.name: p.stat().st_mtime_ns for p in (out / "cells").iterdir()}
     assert {n for n in third if third[n] != kept[n]} == {n for n in third if "--amft--" in n}
+
+
+def test_an_arm_is_asked_for_by_its_name_or_its_method(tmp_path):
+    grid = read_grid("regimes")
+    constants = [f"fixed-.{x}" for x in ("05", "1", "3", "5", "9")]
+    assert grid.arms_called("fixed") == constants and grid.arms_called("fixed-.1") == ["fixed-.1"]
+    assert grid.arms_called("amft_gate") == ["amft_gate"]  # the arm, not also amft_gate-equal
+    with pytest.raises(StudyError, match="regimes has no arm 'cosine'; known: fixed"):
+        grid.arms_called("cosine")
+
+
+def test_a_result_on_disk_names_its_groups_once_and_reads_back_as_it_was(tmp_path):
+    def cell(seed, hits, **more):
+        return {"arm": "a", "regime": "r", "seed": seed, "splits": {
+            "test": {"sampled": 0.5, "hits": hits}, "ood": {"sampled": 0.25}}, **more}  # fmt: skip
+
+    # the third one's groups stand in another order, the fourth diverged
+    cells = [cell(1, {"g": 3, "h": 1}), cell(2, {"g": 0, "h": 4}), cell(3, {"h": 2, "g": 2}),
+             {"arm": "a", "regime": "r", "seed": 4, "diverged": "step 3"}]  # fmt: skip
+    path = tmp_path / "result.json"
+    studies.write_result(path, {"study": "s", "cells": cells})
+    written = json.loads(path.read_text())
+    assert written["groups"] == {"test": ["g", "h"]}
+    assert [c["splits"]["test"]["hits"] for c in written["cells"][:2]] == [[3, 1], [0, 4]]
+    assert studies.unpacked(written) == {"study": "s", "cells": cells}
+
+
+def test_the_mu_of_each_step_is_stored_only_where_it_is_replayed():
+    cells = [{"arm": "amft", "regime": "r", "seed": 1, "mu": [0.5, 0.4]}]
+    plain, replayed = (
+        studies.Grid("g", "?", {"amft": {}}, {"r": {}}, replay=replay)
+        for replay in ({}, {"again": "amft"})
+    )
+    assert "mu" not in studies.collect(plain, cells)["cells"][0]
+    assert studies.collect(replayed, cells)["cells"] == cells
 
 
 def test_no_cell_is_begun_after_the_hours_are_over(tmp_path):
@@ -304,6 +339,35 @@ def test_regret_by_hand_and_every_table_prints():
     assert "2 seeds, mean of 2 regimes" in printed and "Only 2 seeds" in printed
     for name in COMMITTED:
         tables.print_result(shipped(name), console)
+
+
+def test_curves_by_hand():
+    points = (10, 0.1, 0.5), (20, 0.2, 0.3), (30, 0.12, 0.6), (40, 0.18, 0.7)
+    curve = [{"step": s, "test": x, "demonstration_nll": n} for s, x, n in points]
+    assert tables.share_to_reach(curve, 0.15) == 0.5 and tables.share_to_reach(curve, 0.1) == 0.25
+    assert tables.share_to_reach(curve, 0.3) == 1.0  # never: all of the run was paid
+    assert tables.largest_drop(curve) == pytest.approx(0.08)
+    assert tables.largest_drop(curve[:2]) == 0.0
+    result = {"study": "t", "cells": [
+        {"arm": "a", "regime": "r", "seed": s, "curve": curve, "training_rollouts": 100,
+         "validation_rollouts": 20, "seconds": 8.0, "splits": {"test": {"sampled": 0.1}}}
+        for s in (1, 2)]}  # fmt: skip
+    console = quiet()
+    tables.print_curves(result, console)
+    row = next(line for line in console.export_text().splitlines() if "2 of 2" in line)
+    assert [x.strip() for x in row.strip("│").split("│")] == [
+        "a", "2 of 2", "20", "60", "4.0", "0.080", "0.300", "0.700"]  # fmt: skip
+
+
+def test_a_curve_is_looked_at_every_so_many_steps(tmp_path):
+    path = grid_file(tmp_path, curve=2, arms={"sft": {"method": "sft"}}, seeds=[5, 1])
+    result = run_study(path, tmp_path / "out", console=quiet())
+    for cell in result["cells"]:
+        assert [point["step"] for point in cell["curve"]] == [2, 4]
+        assert set(cell["curve"][0]) == {"step", "test", "ood_rule", "demonstration_nll"}
+        # the last point is the end: the same demonstrations under the same policy
+        assert cell["curve"][-1]["demonstration_nll"] == cell["demonstration_nll"]
+        assert cell["curve"][0]["demonstration_nll"] > cell["demonstration_nll"]  # SFT learns them
 
 
 def test_cells_outside_the_stored_bands_are_named():
