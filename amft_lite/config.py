@@ -260,10 +260,7 @@ _NOT_WITH_MODEL = {
     "micro_batch": "`accumulation` splits a step",
     "demonstrated_prompts": "the trainer draws prompts from its own data set",
     "utility_rollouts": "it is an ablation of the plain loop",
-    **dict.fromkeys(
-        ("gate_threshold", "gate_start", "eta_gate", "eta_trust"),
-        "it belongs to methods of the plain loop",
-    ),
+    "gate_threshold": "it belongs to methods of the plain loop",
     "threads": "the environment variable OMP_NUM_THREADS sets them",
 }
 _AT_LEAST = {

@@ -56,12 +56,14 @@ def rises(
     step = direction * (length / direction.norm().clamp(min=1e-30))
     parts = step.split([p.numel() for p in parameters])
     found = []
-    for sign in (1.0, -1.0):
-        for p, old, part in zip(parameters, kept, parts, strict=True):
-            p.copy_(old + sign * part.view_as(p))
-        found.append(logps())
-    for p, old in zip(parameters, kept, strict=True):
-        p.copy_(old)
+    try:
+        for sign in (1.0, -1.0):
+            for p, old, part in zip(parameters, kept, parts, strict=True):
+                p.copy_(old + sign * part.view_as(p))
+            found.append(logps())
+    finally:
+        for p, old in zip(parameters, kept, strict=True):
+            p.copy_(old)
     up, down = found
     return ((up + down) / 2).exp(), (up - down) / (2 * length)
 
@@ -87,7 +89,7 @@ def agreement(groups: Tensor, rise: Tensor, n: int) -> Tensor:
 
     `groups`, `rise` [items], groups 0 .. n - 1.
     """
-    zero = torch.zeros(n, dtype=rise.dtype)
+    zero = rise.new_zeros(n)
     count = zero.index_add(0, groups, torch.ones_like(rise))
     total, squares = zero.index_add(0, groups, rise), zero.index_add(0, groups, rise**2)
     scale = (count * squares).sqrt()
@@ -122,8 +124,8 @@ class GatedController(Controller):
 
     def token_weight(self, p: Tensor, mask: Tensor) -> Tensor:
         """omega [M, T] of a batch of demonstrations."""
-        trust = self.trust.to(p.dtype)[quarter_of(p, mask)]
-        return self.gate.to(p.dtype)[bin_of(p)] * trust.unsqueeze(1)
+        trust = self.trust.to(p)[quarter_of(p, mask)]
+        return self.gate.to(p)[bin_of(p)] * trust.unsqueeze(1)
 
     def update(self, signals: Signals) -> float:
         before = self.averages.updates
@@ -137,8 +139,9 @@ class GatedController(Controller):
         w = uphill_direction(a.utility, mix(a.sft, a.rl, mu), signals.adam)
         p, rise, mask = signals.influence(w)
         tokens = agreement(bin_of(p[mask > 0]), rise[mask > 0], len(self.gate))
-        weighted = (rise * mask * self.gate.to(p.dtype)[bin_of(p)]).sum(1)
+        weighted = (rise * mask * self.gate.to(p)[bin_of(p)]).sum(1)
         whole = agreement(quarter_of(p, mask), weighted, QUARTERS)
+        tokens, whole = tokens.cpu(), whole.cpu()
         if self.name == "gate_placebo":
             draw = torch.Generator().manual_seed(o.seed * 1_000_003 + a.updates)
             coins = (torch.rand(len(tokens) + QUARTERS, generator=draw) < 0.5).to(p.dtype) * 2 - 1

@@ -61,7 +61,7 @@ class Method:
     @property
     def loop_only(self) -> bool:
         """Does it need what `amft_lite.trainer` does not give?"""
-        return self.pairs or self.rule == "gac" or self.whole_batch
+        return self.pairs or self.rule == "gac"
 
     @property
     def whole_batch(self) -> bool:

@@ -37,6 +37,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from amft_lite import objectives
 from amft_lite.batches import shuffled_passes
+from amft_lite.gate import rises
 from amft_lite.loop import combined_gradient, gradient_facts
 from amft_lite.meta_gradient import (
     Reduce,
@@ -152,6 +153,11 @@ class AMFTTrainer(ValueHeadTrainer):
             self.validation_dataset = self._tokenized(self.validation_dataset)
         if args.advantage == "gae":
             self.add_critic()
+        if self.method.whole_batch and self.is_fsdp_enabled:
+            raise TrainerInputError(
+                f"{self.method.name} cannot run under FSDP, which gives no process all parameters; "
+                "use DDP, or amft, whose mu is one number."
+            )
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -289,27 +295,74 @@ class AMFTTrainer(ValueHeadTrainer):
     def _sft_gradient(self, model, step: int) -> tuple[Tensor, dict[str, float]]:
         """g_SFT, with the method's token weights after warm-up, and the losses."""
         rows = self._rows(self.sft_dataset, self.args.sft_batch_size, step, "demonstrations")
-        weigh = self.method.token_weight if step >= self.args.sft_warmup_steps else None
-        return self._nll_gradient(model, rows, weigh)
+        weigh = getattr(self.rule, "token_weight", self.method.token_weight)
+        return self._nll_gradient(
+            model, rows, weigh if step >= self.args.sft_warmup_steps else None
+        )
 
     def _nll_gradient(
         self, model, rows: dict[str, list], weigh: Callable[[Tensor, Tensor], Tensor] | None = None
     ) -> tuple[Tensor, dict[str, float]]:
         """Gradient of Eq. 2 over all processes' demonstrations; its value and the plain NLL."""
-        parts = micro_batches(self._padded(rows), self.args.per_device_train_batch_size)
+        size = self.args.per_device_train_batch_size
+        answers = self._padded(rows)
+        parts = micro_batches(answers, size)
         total = self._over_processes(sum(part.mask.sum() for part in parts))
-        plain = 0.0
+        plain, given = 0.0, iter(())
+        if weigh and self.method.whole_batch:  # it ranks the demonstrations of all processes
+            p = self._expert_logps(model, parts).exp()
+            mine, (p, mask) = self._of_all_processes(p, answers.mask)
+            given = iter(weigh(p, mask)[mine, : answers.mask.shape[1]].split(size))
 
         def loss_of(part: Answers, logits: Tensor) -> Tensor:
             nonlocal plain
             logps = token_logps(logits, part.tokens)
             plain += objectives.sft_loss(logps.detach(), part.mask, total).item()
-            weights = weigh(logps.detach().exp(), part.mask) if weigh else None
+            weights = next(given, None)
+            if weigh and weights is None:
+                weights = weigh(logps.detach().exp(), part.mask)
             return objectives.sft_loss(logps, part.mask, total, weights)
 
         value = self._over_processes(self._backward(model, parts, loss_of)).item()
         nll = self._over_processes(plain).item()
         return self._take_gradient(), {"sft_loss": value, "nll": nll}
+
+    @torch.no_grad()
+    def _expert_logps(self, model, parts: Sequence[Answers]) -> Tensor:
+        """log p of this process's demonstrations, [M, T], without dropout."""
+        model.eval()
+        try:
+            with self.compute_loss_context_manager():
+                return torch.cat([token_logps(self._logits(model, p), p.tokens) for p in parts])
+        finally:
+            model.train()
+
+    def _of_all_processes(self, *tables: Tensor) -> tuple[slice, list[Tensor]]:
+        """[M, T] of every process as one table each, and which rows are this one's.
+
+        Shorter ones are filled up with 0, the mask's value where there is no token.
+        """
+        rows, me = len(tables[0]), self.accelerator.process_index
+        pad = functools.partial(self.accelerator.pad_across_processes, dim=1)
+        return slice(me * rows, (me + 1) * rows), [self.accelerator.gather(pad(x)) for x in tables]
+
+    def _influence(self, model, step: int, direction: Tensor, most: int = 128) -> tuple:
+        """How demonstrations would fare along `direction`: (p, rise of log p, mask), [M, T].
+
+        As `AMFT.influence`; in half precision, whose rounding would drown a tenth of a step, the
+        difference spans a whole one.
+        """
+        processes = self.accelerator.num_processes
+        n = max(1, min(most, len(self.sft_dataset)) // processes) * processes
+        answers = self._padded(self._rows(self.sft_dataset, n, step, "influence"))
+        parts = micro_batches(answers, self.args.per_device_train_batch_size)
+        half = self.args.bf16 or self.args.fp16
+        lr = self._adam.param_groups[0]["lr"]
+        length = lr * len(direction) ** 0.5 / (1 if half else 10)
+        p, rise = rises(
+            self._parameters, lambda: self._expert_logps(model, parts), direction, length
+        )
+        return tuple(self._of_all_processes(p, rise, answers.mask)[1])
 
     def _rows(self, dataset: Any, n: int, number: int, purpose: str) -> dict[str, list]:
         """This process's share of the `number`-th `n` rows in endless shuffled passes: columns."""
@@ -356,6 +409,7 @@ class AMFTTrainer(ValueHeadTrainer):
         facts["validation_loss"] = self._backward(model, parts, loss_of)
         signals.grad_utility = u = -self._take_gradient()
         varied = self._over_processes(sum(part.advantages.abs().sum() for part in parts))
+        signals.influence = functools.partial(self._influence, model, signals.step)
         signals.informative = bool(varied > 0) or pushed
         facts["grad_norm_utility"] = norm(u, signals.reduce).item()
         facts["validation_reward"] = self._over_processes(rewards.mean()).item()

@@ -65,6 +65,9 @@ class AMFTConfig(GRPOConfig):
     switch: float = field(default=1 / 3, metadata={"help": "share of steps sft_then_rl imitates"})
     chord_decay: float = 1 / 3
     trace: str = ""
+    gate_start: str = "sceptical"
+    eta_gate: float = 0.2
+    eta_trust: float = 0.2
     published_lr: float = 1e-6
     published_eta_mu: float = 1e-4
     published_eta_entropy: float = 5e-4

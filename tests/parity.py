@@ -135,7 +135,8 @@ def trainer(folder, steps=3, accumulation=1, processes=1, model=None, callbacks=
         validation_prompts=c.validation_prompts, validation_rollouts=c.validation_rollouts,
         meta_every=c.meta_every, eta_mu=c.eta_mu, entropy_form=c.entropy_form,
         advantage=c.advantage, report_to=[], save_strategy="no", disable_tqdm=True, seed=c.seed,
-        logging_steps=1, weight_decay=0.0,
+        logging_steps=1, weight_decay=0.0, mu_start=c.mu_start, gate_start=c.gate_start,
+        eta_gate=c.eta_gate, eta_trust=c.eta_trust,
     )  # fmt: skip
 
     class Recorded(AMFTTrainer):
@@ -148,7 +149,7 @@ def trainer(folder, steps=3, accumulation=1, processes=1, model=None, callbacks=
             self.recorded = False
 
         def _rows(self, dataset, n, number, purpose):
-            if purpose == "demonstrations":
+            if purpose in ("demonstrations", "influence"):
                 return super()._rows(dataset, n, number, purpose)
             share = n // self.accelerator.num_processes  # the loop takes slices of a fixed list
             first = number * n + self.accelerator.process_index * share

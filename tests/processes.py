@@ -1,6 +1,6 @@
 """Run by torchrun (tests/test_processes.py): one process of a recorded or a sampled run.
 
-    python tests/processes.py OUT recorded|value_head|sampled|sharded|whole
+    python tests/processes.py OUT recorded|value_head|gated|sampled|sharded|whole
 
 Each process writes what its rule was shown and the weights it ends with.
 """
@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from amft_lite import gate
 from tests.parity import in_model_order, trainer
 from tests.test_trainer_parity import stop_after
 
@@ -25,7 +26,11 @@ def main(out: str, kind: str) -> None:
         return sharded(out, kind == "sharded")
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     advantage = "gae" if kind == "value_head" else "group"
-    made = trainer(Path(out) / "run", processes=processes, advantage=advantage)
+    settings = {}
+    if kind == "gated":  # bins that a random expert's words fall into
+        gate.EDGES = (0.001, 0.004, 0.01, 0.03)
+        settings = {"method": "amft_gate", "gate_start": "open", "eta_gate": 0.5, "eta_trust": 0.5}
+    made = trainer(Path(out) / "run", processes=processes, advantage=advantage, **settings)
     if kind == "sampled":
         made.unrecorded()
     stop_after(made, 4)
@@ -34,7 +39,8 @@ def main(out: str, kind: str) -> None:
     seen = [
         {n: in_model_order(getattr(s, n), made) for n in NAMES if getattr(s, n) is not None}
         | {"mu": mu, "entropy": s.entropy}
-        for s, mu, _ in made.rule.seen
+        | {k: v for k, v in parts.items() if k.startswith(("gate_", "trust_"))}
+        for s, mu, parts in made.rule.seen
     ]
     weights = torch.cat([p.detach().flatten() for p in made.model.parameters()])
     head = [p.detach() for p in made.critic.parameters()] if made.critic else []

@@ -133,7 +133,7 @@ def test_a_replay_needs_a_recorded_mu(trace):
         build({"method": "replay", "trace": trace})
 
 
-@pytest.mark.parametrize("method", ["hpt", "luffy", "gac", "amft_gate", "cut_half"])
+@pytest.mark.parametrize("method", ["hpt", "luffy", "gac"])
 def test_what_only_the_loop_has_is_refused_with_a_model(method):
     with pytest.raises(ConfigError, match="without `model` only"):
         build({"model": "tiny", "method": method})

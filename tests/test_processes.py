@@ -31,7 +31,7 @@ def relative(a, b):
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.parametrize("kind", ["recorded", "value_head"])
+@pytest.mark.parametrize("kind", ["recorded", "value_head", "gated"])
 def test_two_processes_agree_with_one(tmp_path, kind):
     [one] = results(tmp_path / "one", 1, kind)
     left, right = results(tmp_path / "two", 2, kind)
@@ -44,6 +44,11 @@ def test_two_processes_agree_with_one(tmp_path, kind):
                 assert relative(together[name], alone[name]) < 1e-4, name
         assert together["mu"] == pytest.approx(alone["mu"], abs=1e-5)
         assert together["entropy"] == pytest.approx(alone["entropy"], abs=1e-4)
+        learned = [k for k in alone if k.startswith(("gate_", "trust_"))]
+        assert len(learned) == (9 if kind == "gated" and "grad_utility" in alone else 0)
+        assert [together[k] for k in learned] == pytest.approx(
+            [alone[k] for k in learned], abs=1e-3
+        )
     for mine, other in zip(left["seen"], right["seen"], strict=True):
         assert all(torch.equal(torch.as_tensor(mine[k]), torch.as_tensor(other[k])) for k in mine)
     assert torch.equal(left["weights"], right["weights"])

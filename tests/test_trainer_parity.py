@@ -81,3 +81,36 @@ def test_token_weights_and_rivals_are_the_same_in_both_engines(tmp_path, method)
     plain = loop_run(method="fixed").rule.seen[0][0].grad_sft
     weighted = relative(pairs[0][0][0].grad_sft, plain)
     assert weighted > 0.05 if method.endswith("phi") else weighted < 1e-6
+
+
+@pytest.mark.parametrize(("method", "start"), [("cut_half", "open"), ("amft_gate", "open"),
+                                               ("amft_gate", "sceptical")])  # fmt: skip
+@pytest.mark.parametrize("accumulation", [1, 8], ids=["whole", "micro-batches of 2"])
+def test_weights_that_rank_a_batch_are_the_same_in_both_engines(
+    tmp_path, monkeypatch, method, start, accumulation
+):
+    # the recording's experts are random words, p about 1/100: bins that they fall into
+    monkeypatch.setattr("amft_lite.gate.EDGES", (0.001, 0.004, 0.01, 0.03))
+    settings = {"method": method, "gate_start": start, "eta_gate": 0.5, "eta_trust": 0.5}
+    loop = loop_run(**settings)
+    trained = trainer(tmp_path, accumulation=accumulation, **settings)
+    stop_after(trained, 3)
+    trained.train()
+    assert trained.args.per_device_train_batch_size == 16 // accumulation
+    pairs = list(zip(loop.rule.seen, trained.rule.seen, strict=True))
+    assert len(pairs) == 2
+    for step, ((ours, mu, parts), (theirs, their_mu, their_parts)) in enumerate(pairs, 1):
+        for name in ("grad_sft", "grad_rl"):
+            mine, other = getattr(ours, name), in_model_order(getattr(theirs, name), trained)
+            assert mine.norm() > 1e-6 and relative(other, mine) < 1e-4, name
+        assert mu == pytest.approx(their_mu, abs=1e-6)
+        moved = [k for k in parts if k.startswith(("gate_", "trust_"))]
+        assert len(moved) == (9 if method == "amft_gate" and step == 1 else 0)  # the meta step
+        for k in moved:
+            assert parts[k] == pytest.approx(their_parts[k], abs=1e-3)
+    if method == "amft_gate":  # and they have moved: one of the tokens', one of the quarters'
+        begun = {"gate": [1.0] * 5, "trust": [1.0] * 4}
+        if start == "sceptical":
+            begun = {"gate": [0.0, 0.0, 1.0, 1.0, 1.0], "trust": [0.0, 0.0, 1.0, 1.0]}
+        for name, values in begun.items():
+            assert getattr(trained.rule, name).tolist() != values, name
