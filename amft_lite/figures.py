@@ -266,6 +266,27 @@ def gradient_figure(lines: Sequence[Line], warmup_steps: int = 0) -> go.Figure:
     return figure
 
 
+def gate_figure(lines: Sequence[Line], bins: Sequence[str], warmup_steps: int = 0) -> go.Figure:
+    """Learned weights: one line a bin of tokens (`bins` names them) and one a quarter of
+    demonstrations, dashed."""
+    figure = new_figure(
+        "Learned weights of tokens and demonstrations", "training step", "weight", 420
+    )
+    quarters = ("least likely quarter", "second", "third", "likeliest quarter")
+    rows = [(f"mu_gate_{k}", f"tokens, {name}", "solid") for k, name in enumerate(bins)]
+    rows += [(f"mu_trust_{j}", name, "dash") for j, name in enumerate(quarters)]
+    for place, (name, label, dash) in enumerate(rows):
+        steps, values = column(lines, name)
+        figure.add_scatter(
+            x=steps, y=values, name=label, mode="lines+markers",
+            line={"color": PALETTE[place % len(bins)], "dash": dash},
+            marker={"symbol": "circle" if dash == "solid" else "diamond"},
+        )  # fmt: skip
+    figure.update_yaxes(range=[-0.03, 1.03])
+    add_warmup(figure, warmup_steps)
+    return figure
+
+
 # --- pictures where nothing is interactive -------------------------------------------------------
 
 _SYMBOLS = {None: "o", "circle": "o", "diamond": "D", "square": "s"}

@@ -18,6 +18,7 @@ Left out: a weight for each single demonstration (one estimate of one is nearly 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ from amft_lite.weighting import Controller, RuleOptions, Signals
 
 EDGES = (0.03, 0.15, 0.5, 0.9)  #: of the bins of p
 QUARTERS = 4  #: of a batch of demonstrations, by their likelihood
+#: The bins in words.
+BINS = (f"p < {EDGES[0]}", *(f"{a} - {b}" for a, b in pairwise(EDGES)), f"p > {EDGES[-1]}")
 
 
 def uphill_direction(grad_utility: Tensor, grad: Tensor, state: AdamState) -> Tensor:

@@ -15,6 +15,7 @@ import plotly.io as pio
 import yaml
 
 from amft_lite import figures
+from amft_lite.gate import BINS
 from amft_lite.provenance import provenance
 from amft_lite.runs import PHASES, Run, RunError, read_json, write_text
 
@@ -42,6 +43,9 @@ READING = {
     "differs in reward, L_RL has no gradient at all.",
     "gradient": "Above 0: the two losses agree, or a step along that loss would raise validation "
     "reward. One estimate is noisy; read the tendency.",
+    "gate": "1: imitated fully, 0: not at all. Solid: tokens by how likely the policy finds them. "
+    "Dashed: demonstrations, in quarters of their batch by likelihood. A token's weight is the "
+    "product of the two.",
 }
 
 
@@ -139,6 +143,8 @@ def draw(runs: dict[str, Run]) -> dict[str, go.Figure]:
         drawn["reward"] = figures.reward_figure(lines, warmup)
     if len(runs) == 1 and any("cos_sft_rl" in line for line in first.metrics):
         drawn["gradient"] = figures.gradient_figure(first.metrics, warmup)
+    if len(runs) == 1 and any("mu_gate_0" in line for line in first.metrics):
+        drawn["gate"] = figures.gate_figure(first.metrics, BINS, warmup)
     return drawn
 
 

@@ -9,6 +9,7 @@ import plotly.io as pio
 import pytest
 
 from amft_lite import figures
+from amft_lite.gate import BINS, QUARTERS
 
 MEASURED = {"mu_signal": 0.2, "cos_utility_sft": 0.3, "cos_utility_rl": -0.1}
 LINES = [
@@ -18,6 +19,11 @@ LINES = [
         **(MEASURED if t % 5 == 0 else {}),
     }
     for t in range(20)
+]  # fmt: skip
+GATES = [
+    {"step": t, **{f"mu_gate_{k}": (k + t / 20) / 5 for k in range(len(BINS))},
+     **{f"mu_trust_{j}": 1 - (j + t / 20) / 4 for j in range(QUARTERS)}} if t % 5 == 0
+    else {"step": t} for t in range(20)
 ]  # fmt: skip
 CURVE = [
     {"step": t, "test": point, "ood_rule": point}
@@ -30,6 +36,7 @@ DRAWN = {
     "entropy": lambda: figures.entropy_figure({"amft": LINES}, 3),
     "reward": lambda: figures.reward_figure({"amft": LINES}, 3),
     "gradient": lambda: figures.gradient_figure(LINES, 3),
+    "gate": lambda: figures.gate_figure(GATES, BINS, 3),
     "several": lambda: figures.success_figure({"amft": CURVE, "rl": CURVE}),
 }
 
@@ -63,6 +70,15 @@ def test_lines_hold_the_values():
     assert list(line.y) == [x["mu"] for x in LINES]
     [test] = [t for t in DRAWN["success"]().data if t.name == "amft, same rule"]
     assert list(test.x) == [0, 10, 20] and list(test.y) == [0, 0.25, 0.5]
+
+
+def test_weights_are_drawn_where_they_were_learned():
+    figure = DRAWN["gate"]()
+    assert [t.name for t in figure.data[:5]] == [f"tokens, {b}" for b in (
+        "p < 0.03", "0.03 - 0.15", "0.15 - 0.5", "0.5 - 0.9", "p > 0.9")]  # fmt: skip
+    assert len(figure.data) == 9 and list(figure.data[2].x) == [0, 5, 10, 15]
+    assert list(figure.data[2].y) == [x["mu_gate_2"] for x in GATES if "mu_gate_2" in x]
+    assert list(figure.data[8].y) == [x["mu_trust_3"] for x in GATES if "mu_trust_3" in x]
 
 
 def test_missing_measurements_leave_gaps_not_zeros():

@@ -31,6 +31,7 @@
 # %%
 import torch
 from amft_lite import AMFT, build_config, figures, load_policy, load_task, use_plotly
+from amft_lite.gate import BINS
 from amft_lite.models import base_folder
 from amft_lite.provenance import versions
 from amft_lite.study import read_grid, shipped, shipped_or_none
@@ -320,22 +321,15 @@ amft = AMFT(policy, tokenizer, task, config)
 records = [amft.train_step() for _ in range(STEPS)]
 right = sum(d.right for d in amft.demonstrations)
 print(f"{right} of {len(amft.demonstrations)} experts are right")
-bins = ["p < .03", ".03 - .15", ".15 - .5", ".5 - .9", "p > .9"]
-moved = [r for r in records if "mu_gate_0" in r]
-steps = [r["step"] for r in moved]
-figure = figures.line_figure(
-    "Learned weights of tokens, by how likely the policy finds them", "training step",
-    "weight",
-    {name: (steps, [r[f"mu_gate_{k}"] for r in moved]) for k, name in enumerate(bins)},
-    markers=True,
-)  # fmt: skip
-figure.update_yaxes(range=[-0.03, 1.03])
-figures.describe(figure, "Weights of tokens in five bins of p along a short run")
+figure = figures.gate_figure(records, BINS, config.warmup_steps)
+figures.describe(figure, "Weights of five bins of tokens and four quarters of "
+                         "demonstrations along a short run")  # fmt: skip
 
 # %% [markdown]
-# **How to read it.** One line a bin. Nobody told the rule which experts are wrong, nor
-# that absurd tokens may be mistakes; it knows validation reward alone. A single short
-# run wanders; section 4 prints where the weights of whole runs end.
+# **How to read it.** Solid: a bin of tokens. Dashed: a quarter of the demonstrations.
+# Nobody told the rule which experts are wrong, nor that absurd tokens may be mistakes;
+# it knows validation reward alone. A single short run wanders; section 4 prints where
+# the weights of whole runs end.
 #
 # **What would prove it wrong.** The same picture when the signs are drawn by a coin
 # (`method: gate_placebo`). Try it.
