@@ -20,6 +20,7 @@ from typing import Any, Literal
 import yaml
 
 from amft_lite.methods import METHODS
+from amft_lite.rivals import read_trace
 from amft_lite.tasks import REGISTRY
 from amft_lite.weighting import DIRECTIONS, ENTROPY_FORMS, RuleOptions
 
@@ -132,6 +133,12 @@ class RunConfig:
     their noise is that of g_RL, and mu always falls). For ablations."""
     width: float = 0.5
     """Distance in mu of the two Adam updates whose difference is the direction."""
+    trace_decay: float = 0.0
+    """Decay of a trace of directions over meta-gradients, for a look further back than one step;
+    0 for none (ours)."""
+    expert_utility: float = 0.0
+    """Weight, in the utility, of the log-likelihood a token of experts' answers to the validation
+    prompts; 0 for reward alone (ours)."""
     entropy_form: EntropyForm = "off"
     """off, equation (+eta_H (H*-H), as printed), text (the reverse), gradient (ours, untested)."""
     eta_entropy: float = 0.05
@@ -153,7 +160,8 @@ class RunConfig:
     eta_trust: float = 0.2
     """Speed of amft_gate's weights of demonstrations (ours)."""
     trace: str = ""
-    """Recorded mu of each step after warm-up, parted by spaces, for `replay`."""
+    """Recorded mu of each step after warm-up, parted by spaces, for `replay`; `.9x45` is 45 times
+    .9, and the last one stays."""
     published_lr: float = 1e-6
     """alpha of `published` and `official_code` (released)."""
     published_eta_mu: float = 1e-4
@@ -260,6 +268,7 @@ _NOT_WITH_MODEL = {
     "micro_batch": "`accumulation` splits a step",
     "demonstrated_prompts": "the trainer draws prompts from its own data set",
     "utility_rollouts": "it is an ablation of the plain loop",
+    "expert_utility": "validation prompts have no experts there",
     "gate_threshold": "it belongs to methods of the plain loop",
     "threads": "the environment variable OMP_NUM_THREADS sets them",
 }
@@ -269,8 +278,8 @@ _AT_LEAST = {
     "meta_every": 1, "validation_prompts": 1, "validation_rollouts": 2, "eval_prompts": 0,
     "eval_samples": 1, "eval_every": 0, "curve_prompts": 1, "save_every": 1,
     "keep_checkpoints": 2, "threads": 1, "weight_decay": 0.0, "eta_mu": 0.0, "eta_entropy": 0.0,
-    "entropy_beta": 0.0, "eta_gate": 0.0, "eta_trust": 0.0, "published_eta_mu": 0.0,
-    "published_eta_entropy": 0.0,
+    "entropy_beta": 0.0, "expert_utility": 0.0, "eta_gate": 0.0, "eta_trust": 0.0,
+    "published_eta_mu": 0.0, "published_eta_entropy": 0.0,
     "lora_rank": 0, "lora_alpha": 1, "max_prompt_tokens": 1, "max_new_tokens": 0,
     "accumulation": 1, "processes": 1, "lr_warmup_steps": 0,
 }  # fmt: skip
@@ -286,7 +295,7 @@ _SHARES = {
     "switch", "chord_decay", "gate_threshold", "vllm_memory", "wrong_demonstrations",
     "demonstrated_prompts",
 }  # fmt: skip
-_BELOW_ONE = {"beta1", "beta2", "lora_dropout"}
+_BELOW_ONE = {"beta1", "beta2", "lora_dropout", "trace_decay"}
 
 
 def _suggest(word: str, known: typing.Iterable[str]) -> str:
@@ -400,13 +409,13 @@ def build(*layers: dict[str, Any]) -> RunConfig:
 def _check_trace(trace: str) -> None:
     """A recorded mu_t: numbers between 0 and 1, at least one."""
     try:
-        mus = [float(word) for word in trace.split()]
+        mus = read_trace(trace)
     except ValueError:
         mus = []
     if not mus or not all(0 <= mu <= 1 for mu in mus):
         raise ConfigError(
             f"replay needs the recorded mu of each step after warm-up as trace, numbers from 0 to "
-            f"1 parted by spaces, not {trace[:40]!r}."
+            f"1 parted by spaces (.9x45 is 45 times .9), not {trace[:40]!r}."
         )
 
 

@@ -164,7 +164,7 @@ class AMFT:
                     c.validation_prompts, c.seed * 1_000_003 + number, split="validation"
                 )
                 signals.grad_validation_nll = self.gradient(
-                    self.sft_loss, encode(self.tokenizer, experts), {}
+                    self.plain_nll, encode(self.tokenizer, experts), {}
                 )
         mu = self.rule.update(signals)
         facts |= {f"mu_{name}": part for name, part in self.rule.parts.items()}
@@ -174,7 +174,8 @@ class AMFT:
         self, number: int, signals: Signals, facts: dict, reused: Batch | None = None
     ) -> None:
         """Line 7: grad U, minus the gradient of the policy-gradient loss on validation prompts
-        (or on the `reused` rollouts of training)."""
+        (or on the `reused` rollouts of training); with `expert_utility` also minus so much of the
+        NLL of experts' answers to validation prompts."""
         c, n = self.config, self.config.validation_prompts
         if reused is None:
             prompts = self.validation_prompts[number * n : (number + 1) * n]
@@ -186,9 +187,13 @@ class AMFT:
         collapsing = signals.entropy < signals.target_entropy
         loss = partial(self.utility_loss, collapsing=collapsing)
         signals.grad_utility = -self.gradient(loss, batch, facts)
+        if c.expert_utility:
+            experts = self.task.demonstrations(n, c.seed * 1_000_003 + number, split="validation")
+            nll = self.gradient(self.plain_nll, encode(self.tokenizer, experts), facts)
+            signals.grad_utility = signals.grad_utility - c.expert_utility * nll
         signals.influence = self.influence
         pushed = collapsing and self.rule.entropy_form == "gradient"
-        signals.informative = bool(batch.advantages.any()) or pushed
+        signals.informative = bool(batch.advantages.any()) or pushed or c.expert_utility > 0
         u = signals.grad_utility
         facts["validation_reward"] = batch.rewards.mean().item()
         facts["grad_norm_utility"] = u.norm().item()
@@ -260,6 +265,12 @@ class AMFT:
             kind, entropy = self.method.in_group, self.group_entropy
             loss = in_group_loss(kind, logps, rows, total, entropy)
         return loss, {"sft_loss": loss, "nll": nll}
+
+    def plain_nll(self, rows: Batch, whole: Batch) -> tuple[Tensor, dict]:
+        """Eq. 2 as it is: no weights, nothing noted for the rule."""
+        logps = token_logps(self.logits(rows), rows.tokens)
+        loss = objectives.sft_loss(logps, rows.mask, whole.mask.sum())
+        return loss, {"validation_nll": loss}
 
     def token_weights(self, p: Tensor, mask: Tensor) -> Tensor | None:
         """omega of demonstration tokens of probability p [M, T]: the rule's, or the method's."""

@@ -148,12 +148,28 @@ class Gac(RivalRule):
         return self.mu
 
 
+def read_trace(text: str) -> list[float]:
+    """The mu of each step: numbers parted by spaces, `.9x45` for 45 times .9.
+
+    Raises:
+        ValueError: a word is neither, or more than a million steps.
+    """
+    mus: list[float] = []
+    for word in text.split():
+        mu, _, times = word.partition("x")
+        repeats = int(times) if times else 1
+        if not 1 <= repeats <= 1_000_000 - len(mus) or word.endswith("x"):
+            raise ValueError(f"{word!r} is no mu")
+        mus += [float(mu)] * repeats
+    return mus
+
+
 class Replay(RivalRule):
     """The mu of each step after warm-up as recorded; the last one stays."""
 
     def __init__(self, options: RuleOptions) -> None:
         super().__init__(options)
-        self.recorded = [float(word) for word in options.trace.split()]
+        self.recorded = read_trace(options.trace)
 
     def planned(self, step: int, steps: int, warmup_steps: int) -> float | None:
         if not self.recorded:

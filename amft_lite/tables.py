@@ -168,10 +168,53 @@ def print_result(result: dict[str, Any], console: Console) -> None:
             least = detectable((values[0] - other).mean(0))
             rows.add_row(name, *(number(row[m]) for m in measures.values()), f"{least:.3f}")
         console.print(rows)
+    if len(seeds) > 1 and all("trace" in cell["settings"] for cell in cells):
+        print_ceiling(result, console)
     if all("curve" in cell for cell in cells if "splits" in cell):
         print_curves(result, console)
     if warning := seeds_warning(len(seeds)):
         console.print(warning)
+
+
+def ceiling(result: dict[str, Any], split: str = "test") -> dict[str, dict[str, Any]]:
+    """How much the best schedule gains on the best constant, regime by regime.
+
+    {regime: {"best", "constant": names, "in_sight": their mean difference where both were chosen
+    on these very seeds, "chosen_elsewhere": the difference in each seed [S] of the two that the
+    other seeds chose}}. The first is inflated by the choice among many, the second is not.
+    """
+    arms = arms_of(result)
+    values, _ = table(result["cells"], split)
+    constants = [i for i, arm in enumerate(arms) if arm.startswith(CONSTANT)]
+    schedules = [i for i in range(len(arms)) if i not in constants]
+
+    def gains(leave_one_out: bool) -> np.ndarray:
+        """Best schedule less best constant, [R, S]: what the first arm lacks to either."""
+        lacking = [regret(values, some, leave_one_out)[0] for some in (schedules, constants)]
+        return lacking[0] - lacking[1]
+
+    seen, elsewhere, means = gains(False), gains(True), values.mean(2).round(12)
+    return {
+        regime: {
+            "best": arms[max(schedules, key=lambda i: means[i, r])],
+            "constant": arms[max(constants, key=lambda i: means[i, r])],
+            "in_sight": float(seen[r].mean()),
+            "chosen_elsewhere": elsewhere[r],
+        }
+        for r, regime in enumerate(regimes_of(result))
+    }
+
+
+def print_ceiling(result: dict[str, Any], console: Console) -> None:
+    """The oracle's gain, and what is left of it when other seeds choose."""
+    rows = Table("", "best schedule", "best constant", "gain, chosen in sight",
+                 "gain, chosen on the other seeds", title="What a schedule could gain")  # fmt: skip
+    for regime, row in ceiling(result).items():
+        rows.add_row(
+            regime, row["best"], row["constant"], f"{row['in_sight']:+.3f}",
+            str(mean_interval(row["chosen_elsewhere"])),
+        )  # fmt: skip
+    console.print(rows)
 
 
 #: Success that the efficiency of methods is compared at: between what SFT and the best reach.

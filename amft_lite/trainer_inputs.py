@@ -59,6 +59,7 @@ class AMFTConfig(GRPOConfig):
     ema_utility: float = 0.5
     direction: str = "adam"
     width: float = 0.5
+    trace_decay: float = 0.0
     entropy_form: str = "off"
     eta_entropy: float = 0.05
     entropy_beta: float = 0.1

@@ -64,6 +64,7 @@ class RuleOptions:
     ema_utility: float = 0.5
     direction: str = "adam"
     width: float = 0.5
+    trace_decay: float = 0.0
     entropy_form: str = "off"
     eta_entropy: float = 0.05
     switch: float = 1 / 3
@@ -195,6 +196,7 @@ class _Averages:
     rl: Tensor | None = None
     utility: Tensor | None = None
     updates: int = field(default=0)
+    trace: Tensor | None = None  #: of the directions, where they are carried on
 
 
 class Controller:
@@ -209,6 +211,10 @@ class Controller:
     constants or not), so eta_mu is a speed per unit of agreement. One estimate is noise; the
     averages carry the signal. Where validation rollouts all got one reward there is no signal:
     the meta part is exactly 0 and grad U's average waits.
+
+    With `trace_decay` the direction is e <- trace_decay e + d theta'/d mu: also what earlier steps
+    owe to mu, as if later steps carried it on unchanged (forward-mode differentiation through
+    several steps, with the identity for their Jacobians).
     """
 
     def __init__(self, name: str, options: RuleOptions) -> None:
@@ -242,6 +248,9 @@ class Controller:
             direction = naive_direction(a.sft, a.rl, s.adam)
         else:
             direction = adam_direction(a.sft, a.rl, s.adam, self.mu, o.width)
+        if o.trace_decay:
+            a.trace = direction if a.trace is None else o.trace_decay * a.trace + direction
+            direction = a.trace
         return cosine(a.utility, direction, s.reduce)
 
     def update(self, signals: Signals) -> float:
@@ -266,11 +275,11 @@ class Controller:
 
     def state_dict(self) -> dict[str, Any]:
         a = self.averages
-        return {"mu": self.mu, "sft": a.sft, "rl": a.rl, "utility": a.utility, "updates": a.updates}
+        return {"mu": self.mu, **vars(a)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.mu = state["mu"]
-        self.averages = _Averages(state["sft"], state["rl"], state["utility"], state["updates"])
+        self.averages = _Averages(**{k: state.get(k) for k in vars(_Averages())})
 
 
 # --- the released versions ------------------------------------------------------------------------

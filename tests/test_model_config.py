@@ -127,7 +127,9 @@ def test_resolve_takes_names_methods_and_rules():
         resolve("amtf")
 
 
-@pytest.mark.parametrize("trace", ["", "0.5 x", "0.5 1.2", "nan"])
+@pytest.mark.parametrize(
+    "trace", ["", "0.5 x", "0.5 1.2", "nan", ".5x", "x3", ".5x0", ".5x-1", ".5x1000001", ".5x2.5"]
+)
 def test_a_replay_needs_a_recorded_mu(trace):
     with pytest.raises(ConfigError, match="needs the recorded mu"):
         build({"method": "replay", "trace": trace})

@@ -17,6 +17,7 @@ from amft_lite.rivals import (
     Replay,
     Share,
     gac_mu,
+    read_trace,
     trimmed_variance,
 )
 from amft_lite.weighting import RuleOptions, Signals
@@ -541,6 +542,12 @@ def test_replay_gives_back_what_was_recorded_to_the_last_bit():
         *(0.5, 0.5), *recorded, *[0.05] * 3
     ]  # fmt: skip
     assert rule.update(signals(4, 9, 2)) == rule.mu == 0.1 + 0.2
+
+
+def test_a_trace_says_how_often():
+    assert read_trace("0.5 .25x3 1") == [0.5, 0.25, 0.25, 0.25, 1.0]
+    rule = Replay(RuleOptions(trace=".9x2 .1"))
+    assert [rule.planned(step, 10, 3) for step in (0, 3, 4, 5, 9)] == [0.9, 0.9, 0.9, 0.1, 0.1]
 
 
 def test_replay_without_a_record_says_what_it_needs():

@@ -359,6 +359,27 @@ def test_curves_by_hand():
         "a", "2 of 2", "20", "60", "4.0", "0.080", "0.300", "0.700"]  # fmt: skip
 
 
+def test_the_ceiling_by_hand_and_luck_does_not_survive_the_other_seeds_choice():
+    values = {"fixed-.1": (0.2, 0.2, 0.2), "fixed-.9": (0.1, 0.1, 0.3),
+              "up": (0.3, 0.1, 0.2), "down": (0.1, 0.3, 0.1)}  # fmt: skip
+    result = {"study": "t", "cells": [
+        {"arm": arm, "regime": "r", "seed": s, "settings": {"trace": "1"},
+         "splits": {"test": {"sampled": x}}}
+        for arm, xs in values.items() for s, x in enumerate(xs)]}  # fmt: skip
+    row = tables.ceiling(result)["r"]
+    assert (row["best"], row["constant"]) == ("up", "fixed-.1")
+    assert row["in_sight"] == pytest.approx(0.0)
+    # seed 0: down (.2) and fixed-.1 (.2; .9 ties and comes later) chosen -> .1 - .2; seed 1: up,
+    # and fixed-.1 by the same tie -> .1 - .2; seed 2: up ties with down, fixed-.1 -> .2 - .2
+    assert row["chosen_elsewhere"] == pytest.approx([-0.1, -0.1, 0.0])
+    console = quiet()
+    tables.print_ceiling(result, console)
+    assert "-0.067 [" in console.export_text()
+    grid = read_grid("oracle")
+    traces = {settings["trace"] for settings in grid.arms.values()}
+    assert len(traces) == 27 and sum(arm.startswith("fixed-") for arm in grid.arms) == 3
+
+
 def test_a_curve_is_looked_at_every_so_many_steps(tmp_path):
     path = grid_file(tmp_path, curve=2, arms={"sft": {"method": "sft"}}, seeds=[5, 1])
     result = run_study(path, tmp_path / "out", console=quiet())

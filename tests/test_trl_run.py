@@ -135,7 +135,7 @@ def test_every_setting_of_the_loop_reaches_the_trainer(tmp_path):
         "gradient_checkpointing": "on", "lr_schedule": "cosine", "lr_warmup_steps": 2,
         "accumulation": 3, "max_new_tokens": 7, "vllm_memory": 0.2, "dtype": "bfloat16",
         "direction": "sgd", "chord_decay": 0.2, "trace": "0.5",
-        "gate_start": "open", "eta_gate": 0.9, "eta_trust": 0.9,
+        "trace_decay": 0.5, "gate_start": "open", "eta_gate": 0.9, "eta_trust": 0.9,
     }  # fmt: skip
     elsewhere = set(
         "method task reward base demonstrations micro_batch threads eval_prompts eval_samples "
@@ -143,7 +143,8 @@ def test_every_setting_of_the_loop_reaches_the_trainer(tmp_path):
         "max_prompt_tokens datasets train_set test_sets chat trust_remote_code processes "
         "vllm wrong_demonstrations".split()
     )
-    refused = {"demonstrated_prompts": 0.5, "utility_rollouts": "training", "gate_threshold": 0.5}
+    refused = {"demonstrated_prompts": 0.5, "utility_rollouts": "training", "gate_threshold": 0.5,
+               "expert_utility": 0.1}  # fmt: skip
     for key, value in refused.items():
         with pytest.raises(ConfigError, match=f"{key} has no meaning in runs with `model`"):
             build({**TINY, key: value})

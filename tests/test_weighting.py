@@ -197,6 +197,24 @@ def test_averages_by_hand_and_the_signal_at_the_current_mu():
     assert rule.parts["signal"] == pytest.approx(wanted, rel=1e-9)
 
 
+def test_a_trace_of_directions_by_hand():
+    # three meta steps, a step without one between them; plain SGD directions, as vectors
+    stream = [random_signals(seed, meta=seed != 1) for seed in range(4)]
+    options = RuleOptions(direction="sgd", trace_decay=0.5, ema_gradients=0.0, ema_utility=0.0)
+    rule = make_rule("amft", options)
+    for signals in stream:
+        rule.update(signals)
+    first, _, second, third = (-s.adam.lr * (s.grad_sft - s.grad_rl) if s.adam else None
+                               for s in stream)  # fmt: skip
+    wanted = cosine(stream[3].grad_utility, 0.25 * first + 0.5 * second + third)
+    assert rule.parts["signal"] == pytest.approx(wanted, rel=1e-9)
+    plain = make_rule("amft", dataclasses.replace(options, trace_decay=0.0))
+    for signals in stream:
+        plain.update(signals)
+    assert plain.parts["signal"] == pytest.approx(cosine(stream[3].grad_utility, third), rel=1e-9)
+    assert plain.parts["signal"] != pytest.approx(wanted, rel=1e-3)
+
+
 def spread_under_coin_flips(strength, options, updates=27):
     """sd over 20 seeds of mu after a signal +-`strength` whose sign is a coin flip each time."""
     signals = agreeing(1)
@@ -404,7 +422,7 @@ def test_placebo_differs_from_amft_only_in_the_sign_of_the_meta_part():
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_continued_from_its_state_goes_on_identically(name):
-    options = RuleOptions(entropy_form="equation", eta_entropy=0.01, eta_mu=0.2)
+    options = RuleOptions(entropy_form="equation", eta_entropy=0.01, eta_mu=0.2, trace_decay=0.7)
     stream = [random_signals(step, step, meta=step % 3 == 0) for step in range(40)]
     rule = make_rule(name, options)
     for signals in stream[:20]:

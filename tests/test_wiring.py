@@ -1,5 +1,6 @@
 """What the loop hands to the rule, and what it does with the answer (found missing by mutation)."""
 
+import copy
 import json
 
 import pytest
@@ -99,6 +100,37 @@ def test_validation_that_tells_nothing_moves_nothing():
     assert "validation_reward" in facts
     assert facts["mu_meta"] == 0.0 and "mu_signal" not in facts and facts["mu"] == 0.5
     assert loop.rule.averages.updates == 0 and loop.rule.averages.utility is None
+
+
+def test_experts_in_the_utility_add_their_log_likelihood_on_validation_prompts():
+    """grad U with the experts' share is the one without it less the gradient of their mean NLL."""
+    found, loops = [], []
+    for weight in (0.0, 0.25):
+        loop = run(make(expert_utility=weight, **WARM), 20)
+        heard = []
+        update = loop.rule.update
+        loop.rule.update = lambda s, update=update, heard=heard: heard.append(s) or update(s)
+        policy = copy.deepcopy(loop.policy)
+        facts = loop.train_step()
+        found.append(heard[0].grad_utility)
+        loops.append((loop, policy, facts))
+    assert "validation_nll" not in loops[0][2]
+    loop, policy, facts = loops[1]
+    experts = loop.task.demonstrations(loop.config.validation_prompts, 0, split="validation")
+    assert {e.example.split for e in experts} == {"validation"}
+    total, count = 0.0, 0
+    for expert in experts:  # one by one, without padding
+        prompt = loop.tokenizer(expert.prompt).input_ids
+        answer = [*loop.tokenizer(expert.completion).input_ids, loop.tokenizer.eos_token_id]
+        logits = policy(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        total = total - torch.log_softmax(logits, -1)[range(len(answer)), answer].sum()
+        count += len(answer)
+    nll = total / count
+    grads = torch.autograd.grad(nll, [p for p in policy.parameters() if p.requires_grad])
+    wanted = torch.cat([g.flatten() for g in grads])
+    assert facts["validation_nll"] == pytest.approx(nll.item(), rel=1e-5)
+    share = (found[0] - found[1]) / 0.25
+    assert (share - wanted).norm() < 1e-3 * wanted.norm()
 
 
 @pytest.mark.parametrize("method", ["meta_only", "published"])
