@@ -34,6 +34,20 @@ def regimes_of(result: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(cell["regime"] for cell in result["cells"]))
 
 
+def finished(result: dict[str, Any]) -> dict[str, Any]:
+    """The result without arms that are far behind: fewer than 4 in 5 of the most whole seeds.
+
+    Arms are compared on the seeds that all of them have; an arm just begun would leave none.
+    """
+    regimes, whole = set(regimes_of(result)), {}
+    for cell in result["cells"]:
+        place = whole.setdefault(cell["arm"], {}).setdefault(cell["seed"], set())
+        place.add(cell["regime"])
+    count = {arm: sum(found == regimes for found in by.values()) for arm, by in whole.items()}
+    kept = {arm for arm, n in count.items() if n >= 0.8 * max(count.values())}
+    return result | {"cells": [c for c in result["cells"] if c["arm"] in kept]}
+
+
 def measures_of(result: dict[str, Any]) -> list[tuple[str, str]]:
     """(split, sampled or greedy), what every cell that did not diverge has."""
     whole = [cell["splits"] for cell in result["cells"] if "splits" in cell]
@@ -123,14 +137,24 @@ def mean_fact(cells: list[dict[str, Any]], arm: str, name: str) -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
+def share_applied(cells: list[dict[str, Any]], arm: str) -> float | None:
+    """To what share of prompts a rule of prompts or groups applied, mean after warm-up."""
+    blocks = [x for c in cells if c["arm"] == arm
+              for x in c.get("traces", {}).get("share_applied", []) if x is not None]  # fmt: skip
+    return float(np.mean(blocks)) if blocks else None
+
+
 def print_result(result: dict[str, Any], console: Console) -> None:
     """Tables of what is there: whole seeds only (those that all arms and regimes have)."""
-    cells, arms, regimes = result["cells"], arms_of(result), regimes_of(result)
-    if not cells:
+    if not result["cells"]:
         console.print("No cell is there yet.")
         return
-    if any(cell.get("candidate") for cell in cells):
+    if any(cell.get("candidate") for cell in result["cells"]):
         return print_choices(result, console)
+    everything, result = result, finished(result)
+    if behind := [arm for arm in arms_of(everything) if arm not in arms_of(result)]:
+        console.print(f"Left out, not finished: {', '.join(behind)}.")
+    cells, arms, regimes = result["cells"], arms_of(result), regimes_of(result)
     try:
         found = comparison(result)
     except ValueError:
@@ -140,7 +164,9 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     seeds = found["seeds"]
     measures = {label(s, k): f"{s}_greedy" if k == "greedy" else s for s, k in measures_of(result)}
     over = f"{len(seeds)} seeds" + (f", mean of {len(regimes)} regimes" * (len(regimes) > 1))
-    success = Table("", *measures, "mu", "end entropy", "rollouts", "seconds",
+    shares = {arm: share_applied(cells, arm) for arm in arms}
+    applied = ("rule applied to",) * any(share is not None for share in shares.values())
+    success = Table("", *measures, "mu", "end entropy", "rollouts", "seconds", *applied,
                     title=f"Share of right answers; 95 % interval over {over}")  # fmt: skip
     for arm in arms:
         rollouts = mean_fact(cells, arm, "training_rollouts")
@@ -150,8 +176,11 @@ def print_result(result: dict[str, Any], console: Console) -> None:
             f"{mean_fact(cells, arm, 'mean_mu'):.2f}",
             f"{mean_fact(cells, arm, 'final_entropy'):.3f}",
             f"{rollouts:.0f}", f"{mean_fact(cells, arm, 'seconds'):.1f}",
+            *(["-" if shares[arm] is None else f"{shares[arm]:.0%} of prompts"] * len(applied)),
         )  # fmt: skip
     console.print(success)
+    if hours := result.get("core_hours"):
+        console.print(f"{len(everything['cells'])} cells, {hours} core-hours in all.")
     if len(regimes) > 1 and any(arm.startswith(CONSTANT) for arm in arms):
         split, kind = measures_of(result)[0]
         lost = regrets(result, split, kind)
@@ -168,7 +197,7 @@ def print_result(result: dict[str, Any], console: Console) -> None:
             least = detectable((values[0] - other).mean(0))
             rows.add_row(name, *(number(row[m]) for m in measures.values()), f"{least:.3f}")
         console.print(rows)
-    if len(seeds) > 1 and all("trace" in cell["settings"] for cell in cells):
+    if len(seeds) > 1 and all("trace" in cell.get("settings", {}) for cell in cells):
         print_ceiling(result, console)
     if all("curve" in cell for cell in cells if "splits" in cell):
         print_curves(result, console)
@@ -242,6 +271,25 @@ def print_curves(result: dict[str, Any], console: Console, target: float = TARGE
         rows.add_row(arm, f"{reached} of {len(cells)}", f"{steps:.0f}", f"{rollouts:.0f}",
                      f"{seconds:.1f}", f"{drop:.3f}", f"{least:.3f}", f"{end:.3f}")  # fmt: skip
     console.print(rows)
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table of a study over regimes as README shows it: success, regret, and what was paid."""
+    result = finished(result)
+    found, arms = comparison(result), arms_of(result)
+    names = {label(s, k): f"{s}_greedy" if k == "greedy" else s for s, k in measures_of(result)}
+    lost = regrets(result, *measures_of(result)[0])
+    head = ["", *names, "regret to the best constant", "end entropy", "rollouts", "seconds"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for arm in sorted(arms, key=lambda a: -found["means"][a][next(iter(names.values()))]["mean"]):
+        rollouts = sum(mean_fact(result["cells"], arm, f"{x}_rollouts")
+                       for x in ("training", "validation"))  # fmt: skip
+        row = [arm, *(number(found["means"][arm][m]).split(" n=")[0] for m in names.values()),
+               number(lost[arm]["mean"]).split(" n=")[0],
+               f"{mean_fact(result['cells'], arm, 'final_entropy'):.3f}", f"{rollouts:.0f}",
+               f"{mean_fact(result['cells'], arm, 'seconds'):.0f}"]  # fmt: skip
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
 
 
 def print_choices(result: dict[str, Any], console: Console) -> None:

@@ -337,6 +337,21 @@ def test_regret_by_hand_and_every_table_prints():
     printed = console.export_text()
     assert "Regret to the best constant" in printed and "own" in printed
     assert "2 seeds, mean of 2 regimes" in printed and "Only 2 seeds" in printed
+    assert "applied" not in printed
+    # an arm with one seed of two is left out, and named; a rule of prompts says where it applied
+    gate = [cell("gate", regime, seed, 0.3) | {"traces": {"share_applied": [None, 0.5, 0.25]}}
+            for regime in ("r", "s") for seed in (0, 1)]  # fmt: skip
+    late = [cell("late", regime, 1, 0.3) for regime in ("r", "s")]
+    more = {"study": "t", "core_hours": 1.5, "cells": [*result["cells"], *gate, *late]}
+    assert tables.arms_of(tables.finished(more)) == ["fixed-.1", "fixed-.9", "own", "gate"]
+    console = quiet()
+    tables.print_result(more, console)
+    printed = console.export_text()
+    assert "Left out, not finished: late." in printed and "38% of prompts" in printed
+    assert "18 cells, 1.5 core-hours in all." in printed
+    rows = [line.strip("| ").split(" | ") for line in tables.markdown(more).splitlines()]
+    assert [row[0] for row in rows[2:]] == ["own", "gate", "fixed-.1", "fixed-.9"]
+    assert rows[2][1].startswith("0.355 [") and rows[2][3].startswith("0.000 [")
     for name in COMMITTED:
         tables.print_result(shipped(name), console)
 

@@ -43,7 +43,7 @@ print(versions())
 # %% tags=["parameters"]
 SEED = 1  # of the live runs
 STEPS = 45  # of the run in section 3, 15 of warm-up included
-ARM, REGIME = "sft", "all-clean-middle"  # the cell trained again in section 7
+ARM, REGIME = "sft", "all-clean-middle"  # the cell trained again in section 8
 CANDIDATE = "lr=1e-3"
 
 # %% [markdown]
@@ -422,23 +422,77 @@ for word, words in (("clean", "experts right"), ("wrong", "half of them wrong"))
 # more rollouts than the others, for validation, and read rewards of validation problems
 # while they train. What they are for: choosing rates before the test problems are seen.
 #
-# **What would prove it wrong.** The main study: twenty arms, six regimes, ten seeds, on
-# test problems, rollouts counted. It is being run (`amft-lite study regimes --resume`);
-# this is what is there:
+# **What would prove it wrong.** Test problems and more seeds: the next section.
+#
+# ## 5 · Six regimes, ten seeds
+#
+# Now on test problems, whose results nobody had seen when the claims were written down.
+# `amft_gate-equal` takes 10 prompts a step in place of 16, so that with its validation
+# it pays for as many rollouts as the others.
+#
+# **Predict.** Will the scalar `amft` beat the best constant of each regime? Will
+# learned weights beat the constant cut that they seem to find?
+
+# %%
+prediction = {"amft beats the best constants": None, "gate beats cut_low": None}
 
 # %%
 from amft_lite import tables
 
-study = shipped_or_none("regimes") or {"cells": [], "core_hours": 0.0}
-whole = {}
-for cell in study["cells"]:
-    whole.setdefault((cell["arm"], cell["seed"]), []).append(cell["regime"])
-done = [place for place, regimes in whole.items() if len(regimes) == len(chosen)]
-print(f"{len(study['cells'])} of 1200 cells, {study['core_hours']} core-hours")
-print(f"{len(done)} of 200 (arm, seed) pairs have all six regimes")
+study = tables.finished(shipped("regimes"))
+compared, arms = tables.comparison(study), tables.arms_of(study)
+means = compared["means"]
+arms.sort(key=lambda arm: -means[arm]["test"]["mean"])
+names = {"test": "test, sampled", "test_greedy": "test, greedy",
+         "ood_rule": "new rule, sampled", "ood_rule_greedy": "new rule, greedy"}  # fmt: skip
+figure = figures.new_figure(
+    f"Success, mean of six regimes, {len(compared['seeds'])} seeds (95 % intervals)", "",
+    "share of right answers", 420)  # fmt: skip
+for n, (measure, words) in enumerate(names.items()):
+    found = [means[arm][measure] for arm in arms]
+    figure.add_scatter(
+        x=arms, y=[f["mean"] for f in found], name=words, mode="markers",
+        marker={"color": figures.PALETTE[n], "size": 9},
+        error_y={"type": "data", "array": [f["high"] - f["mean"] for f in found]},
+    )  # fmt: skip
+figure.update_yaxes(range=[0, 0.35])
+figures.describe(figure, "Success of every method in four measures; rules that drop "
+                         "unlikely tokens lead")  # fmt: skip
+figures.add_slider(figure, "measure", {w: [n] for n, w in enumerate(names.values())})
+
+# %%
+regimes, lost = tables.regimes_of(study), tables.regrets(study)
+figure = figures.new_figure(
+    "Gain over the best constant of each regime (test, sampled)", "", "difference", 440
+)
+shown = ("amft_gate-equal", "cut_low", "amft", "sft_then_rl", "fixed-.5", "fixed-.05")
+for n, arm in enumerate(a for a in shown if a in arms):
+    figure.add_scatter(
+        x=regimes, y=[-lost[arm]["each"][r] for r in regimes], name=arm,
+        mode="lines+markers",
+        line={"color": figures.PALETTE[n], "dash": "dot" if "fixed" in arm else "solid"},
+    )  # fmt: skip
+figure.add_hline(y=0, line={"color": "#7f7f7f", "width": 1})
+figures.describe(figure, "The scalar controller stays near 0; rules that drop unlikely "
+                         "tokens gain where experts err")  # fmt: skip
+
+# %%
+print("paired by seed, mean of six regimes; test sampled, greedy; new rule sampled")
+for first, others in {
+    "amft": ("sft", "rl", "sft_then_rl", "fixed-.5", "fixed-.3"),
+    "amft_gate-equal": ("amft", "fixed-.5", "sft_then_rl", "cut_low", "cut_half"),
+}.items():
+    rows = tables.comparison(study, first)["differences"]
+    for other in others:
+        row = rows[f"{first} - {other}"]
+        print(f"{first + ' - ' + other:29}" + "  ".join(
+            f"{m['mean']:+.3f} [{m['low']:+.3f}, {m['high']:+.3f}]"
+            for m in (row["test"], row["test_greedy"], row["ood_rule"])))  # fmt: skip
 
 # %% [markdown]
-# ## 5 · Parts and controls
+# FINDINGS
+#
+# ## 6 · Parts and controls
 #
 # Ablations take a part out; controls keep everything but the information.
 
@@ -448,7 +502,8 @@ for name in ("quick", "ablations", "controls", "efficiency", "robustness"):
     if result is None:
         print(f"\n{name}: not run yet (amft-lite study {name})")
         continue
-    compared = tables.comparison(result, "amft")
+    first = "amft" if "amft" in tables.arms_of(result) else ""
+    compared = tables.comparison(result, first)
     print(f"\n{name}: {len(compared['seeds'])} seeds; test success, paired differences")
     for pair, row in compared["differences"].items():
         m = row["test"]
@@ -500,7 +555,7 @@ for arm, p_one, q in zip(others, p_values, holm_adjusted(p_values), strict=True)
     print(f"{arm:20} {p_one:.2g}   {q:.2g}")
 
 # %% [markdown]
-# ## 6 · The claim ledger
+# ## 7 · The claim ledger
 #
 # One row a claim of the paper, with its source, the number that decides it, and the
 # threshold that was fixed before. `amft-lite claims --check` recomputes all of it from
@@ -523,7 +578,7 @@ for row in read_claims():
 # **What would prove it wrong.** Change one digit in `data/studies/`, and `--check`
 # fails.
 #
-# ## 7 · Your turn: train a cell of the grid again
+# ## 8 · Your turn: train a cell of the grid again
 #
 # The same settings, the same seed. On our machine the digits agree; on another one
 # floating-point sums differ a little, training amplifies that, and the result should
