@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,7 @@ class Batch:
     tokens, mask    [B, T]      the answers alone; 1 on their tokens, end-of-text included
     rewards         [B]         of sampled answers
     advantages      [B] or [B, T], and what PPO and the value head need besides
+    pictures        uint8 [B, n, height, width, 3], what is seen beside the prompts
     """
 
     ids: Tensor
@@ -39,6 +41,7 @@ class Batch:
     old_logps: Tensor | None = None
     returns: Tensor | None = None
     states: Tensor | None = None
+    pictures: Tensor | None = None
 
     def rows(self, part: slice | Tensor) -> Batch:
         """Some of the answers."""
@@ -67,6 +70,14 @@ def refuse_leaks(
         raise ValueError(f"validation and training share the problems {', '.join(shared[:5])}")
 
 
+def pictures_of(examples: Sequence[Example]) -> Tensor | None:
+    """What is seen beside these prompts, uint8 [P, n, height, width, 3]; None if nothing is."""
+    seen = [example.pictures() for example in examples]
+    if not seen or seen[0] is None:
+        return None
+    return torch.from_numpy(np.stack(seen))
+
+
 def encode(tokenizer: Any, demonstrations: Sequence[Demonstration]) -> Batch:
     """Demonstrations as a batch; end-of-text is added."""
     prompts = tokenizer([d.prompt for d in demonstrations], padding=True, return_tensors="pt")
@@ -81,6 +92,7 @@ def encode(tokenizer: Any, demonstrations: Sequence[Demonstration]) -> Batch:
         attention=torch.cat((prompts.attention_mask, answers.attention_mask), 1),
         tokens=answers.input_ids,
         mask=answers.attention_mask,
+        pictures=pictures_of([d.example for d in demonstrations]),
     )
 
 
@@ -108,6 +120,7 @@ def graded_rollouts(
 ) -> Batch:
     """`n` fresh answers to every prompt, with their rewards."""
     encoded = tokenizer([e.prompt for e in prompts], padding=True, return_tensors="pt")
+    seen = pictures_of(prompts)
     rolled = sample(
         policy,
         encoded.input_ids,
@@ -116,7 +129,15 @@ def graded_rollouts(
         task.max_new_tokens,
         temperature,
         source,
+        seen,
     )
     texts = answer_texts(rolled, tokenizer)
     rewards = [task.reward(prompts[i // n], text).value for i, text in enumerate(texts)]
-    return Batch(rolled.ids, rolled.attention, rolled.tokens, rolled.mask, torch.tensor(rewards))
+    return Batch(
+        rolled.ids,
+        rolled.attention,
+        rolled.tokens,
+        rolled.mask,
+        torch.tensor(rewards),
+        pictures=None if seen is None else seen.repeat_interleave(n, 0),
+    )

@@ -423,6 +423,8 @@ def _check_model(c: ModelConfig) -> None:
     """What settings of a real model demand of each other."""
     if METHODS[c.method].loop_only:
         raise ConfigError(f"{c.method} works in runs without `model` only.")
+    if REGISTRY[c.task].options.get("vision"):
+        raise ConfigError(f"{c.task} works in runs without `model` only, so far.")
     for key, instead in _NOT_WITH_MODEL.items():
         if getattr(c, key) != FIELDS[key].default:
             raise ConfigError(f"{key} has no meaning in runs with `model`: {instead}.")

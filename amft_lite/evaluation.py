@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
+from amft_lite.batches import pictures_of
 from amft_lite.sampling import answer_texts, sample
 from amft_lite.statistics import Interval, attempts_at, cluster_bootstrap
 from amft_lite.tasks import Example, Task
@@ -69,7 +70,7 @@ def answers(
         encoded = tokenizer([p.prompt for p in part], padding=True, return_tensors="pt")
         rolled = sample(
             policy, encoded.input_ids, encoded.attention_mask, n, task.max_new_tokens,
-            temperature, source,
+            temperature, source, pictures_of(part),
         )  # fmt: skip
         flat = answer_texts(rolled, tokenizer)
         texts += [flat[i * n : (i + 1) * n] for i in range(len(part))]

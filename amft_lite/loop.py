@@ -251,7 +251,8 @@ class AMFT:
         return grad
 
     def logits(self, batch: Batch) -> Tensor:
-        return completion_logits(self.policy, batch.ids, batch.attention, batch.tokens.shape[1])
+        length = batch.tokens.shape[1]
+        return completion_logits(self.policy, batch.ids, batch.attention, length, batch.pictures)
 
     def sft_loss(self, rows: Batch, whole: Batch) -> tuple[Tensor, dict]:
         """Eq. 2; after warm-up with the method's token weights, or its loss of a group's expert."""
@@ -378,7 +379,7 @@ class AMFT:
         """Advantages and returns of the value head; the reward comes with the last token."""
         c, T = self.config, batch.tokens.shape[1]
         with torch.no_grad():
-            batch.states = hidden_states(self.policy, batch.ids, batch.attention, T)
+            batch.states = hidden_states(self.policy, batch.ids, batch.attention, T, batch.pictures)
             values = self.critic(batch.states)
         last = torch.arange(T) == batch.mask.sum(1, keepdim=True) - 1
         rewards = last * batch.rewards.unsqueeze(1)

@@ -54,8 +54,11 @@ def word_tokenizer(task: Task) -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_llama(vocabulary: int, size: str = "0.2M", seed: int = 0) -> LlamaForCausalLM:
-    """A freshly initialised Llama of one of `SIZES` (tied embeddings, 64 positions).
+def tiny_llama(
+    vocabulary: int, size: str = "0.2M", seed: int = 0, picture_token: int | None = None
+) -> LlamaForCausalLM:
+    """A freshly initialised Llama of one of `SIZES` (tied embeddings, 64 positions); with an eye
+    where pictures stand for `picture_token`.
 
     Raises:
         ValueError: no such size.
@@ -63,10 +66,13 @@ def tiny_llama(vocabulary: int, size: str = "0.2M", seed: int = 0) -> LlamaForCa
     quiet_transformers()
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from amft_lite.picture_llama import PictureLlama, PictureLlamaConfig
+
     if size not in SIZES:
         raise ValueError(f"size must be one of {', '.join(SIZES)}, not {size!r}")
     width, layers, heads = SIZES[size]
-    config = LlamaConfig(
+    sees = picture_token is not None
+    config = (PictureLlamaConfig if sees else LlamaConfig)(
         vocab_size=vocabulary,
         hidden_size=width,
         num_hidden_layers=layers,
@@ -78,10 +84,11 @@ def tiny_llama(vocabulary: int, size: str = "0.2M", seed: int = 0) -> LlamaForCa
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=None,
+        **({"picture_token_id": picture_token} if sees else {}),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        return (PictureLlama if sees else LlamaForCausalLM)(config)
 
 
 def base_folder(task_name: str, size: str = "0.2M") -> Path:
@@ -100,6 +107,8 @@ def load_policy(folder: str | Path) -> tuple[LlamaForCausalLM, PreTrainedTokeniz
     quiet_transformers()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    import amft_lite.picture_llama  # noqa: F401  (makes itself known to AutoModel)
+
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
@@ -109,32 +118,45 @@ def load_policy(folder: str | Path) -> tuple[LlamaForCausalLM, PreTrainedTokeniz
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
+def _inputs(
+    ids: torch.Tensor, attention: torch.Tensor, pictures: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """A forward pass's arguments; positions count real tokens only."""
+    given = {"input_ids": ids, "attention_mask": attention}
+    given["position_ids"] = (attention.cumsum(1) - 1).clamp(min=0)
+    return given if pictures is None else given | {"pixel_values": pictures}
+
+
 def completion_logits(
-    model: nn.Module, ids: torch.Tensor, attention: torch.Tensor, completion_length: int
+    model: nn.Module,
+    ids: torch.Tensor,
+    attention: torch.Tensor,
+    completion_length: int,
+    pictures: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Logits that predict the last `completion_length` tokens: [B, completion_length, V].
 
     `ids` and `attention` are [B, L]; prompts are left-padded, so completions share their columns.
+    `pictures` uint8 [B, n, height, width, 3] for a model with an eye.
     """
-    positions = (attention.cumsum(1) - 1).clamp(min=0)
     output = model(
-        input_ids=ids,
-        attention_mask=attention,
-        position_ids=positions,
-        use_cache=False,
-        logits_to_keep=completion_length + 1,
+        **_inputs(ids, attention, pictures), use_cache=False, logits_to_keep=completion_length + 1
     )
     return output.logits[:, :-1]
 
 
 def hidden_states(
-    model: nn.Module, ids: torch.Tensor, attention: torch.Tensor, completion_length: int
+    model: nn.Module,
+    ids: torch.Tensor,
+    attention: torch.Tensor,
+    completion_length: int,
+    pictures: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Last hidden states where the completion is predicted: [B, completion_length, d]."""
-    positions = (attention.cumsum(1) - 1).clamp(min=0)
-    output = model.base_model(
-        input_ids=ids, attention_mask=attention, position_ids=positions, use_cache=False
-    )
+    given = _inputs(ids, attention, pictures)
+    if given.pop("pixel_values", None) is not None:
+        given["inputs_embeds"] = model.embed(given.pop("input_ids"), pictures)
+    output = model.base_model(**given, use_cache=False)
     return output.last_hidden_state[:, -completion_length - 1 : -1]
 
 

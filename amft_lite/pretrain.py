@@ -3,10 +3,12 @@
 It stands in for what a pretrained language model brings along. What it reads is the task's matter:
 the module named by `TaskEntry.pretraining` holds
 
-    texts(task, informative, format_share, rng)   an endless stream of (prompt, completion)
+    texts(task, informative, format_share, rng)   an endless stream of (prompt, completion), or of
+               (prompt, completion, pictures)
     RECIPES    size -> the settings of `PretrainConfig` that this task and size want
     BANDS      name -> (lowest, highest): what a base must look like for the task to be worth it
     CHECKS     name -> (split, does this answer count?): how each band is measured
+    STARTS_FROM  where there is one: a task whose base of this size brings its weights along
 
 Left out: any text but a task's.
 """
@@ -23,13 +25,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 
 from amft_lite.evaluation import answers
-from amft_lite.models import completion_logits, tiny_llama, token_logps, word_tokenizer
+from amft_lite.models import (
+    base_folder,
+    completion_logits,
+    load_policy,
+    tiny_llama,
+    token_logps,
+    word_tokenizer,
+)
 from amft_lite.objectives import sft_loss
 from amft_lite.provenance import provenance
 from amft_lite.tasks import REGISTRY, load_task
+
+#: The word of a vocabulary whose place pictures take; a task with it is pretrained with an eye.
+PICTURE = "<card>"
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,23 @@ def padded(
     return torch.tensor(ids), torch.cat((before, mask), 1), mask
 
 
+@torch.no_grad()
+def take_weights(model, tokenizer, folder: Path) -> None:
+    """Give a fresh model the weights of a base: layer by layer, and embeddings word by word.
+
+    What the base does not have (an eye, words of its own) stays as it was drawn.
+    """
+    base, words = load_policy(folder)
+    table, own = words.get_vocab(), tokenizer.get_vocab()
+    shared = [word for word in own if word in table]
+    weights = model.state_dict()
+    for name, value in base.state_dict().items():
+        if value.shape == weights[name].shape:
+            weights[name].copy_(value)
+        else:  # embeddings, which have a row for each word
+            weights[name][[own[word] for word in shared]] = value[[table[word] for word in shared]]
+
+
 def pretrain(
     config: PretrainConfig,
     stop_after: int | None = None,
@@ -108,14 +138,19 @@ def pretrain(
     """
     lessons, task = curriculum(config.task), load_task(config.task)
     tokenizer = word_tokenizer(task)
-    model = tiny_llama(len(tokenizer), config.size, config.seed)
+    seen = tokenizer.get_vocab().get(PICTURE)
+    model = tiny_llama(len(tokenizer), config.size, config.seed, seen)
+    if hasattr(lessons, "STARTS_FROM"):
+        take_weights(model, tokenizer, base_folder(lessons.STARTS_FROM, config.size))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95))
     source = random.Random(config.seed)
     stream = lessons.texts(task, config.informative, config.format_share, source)
     for step in range(config.steps if stop_after is None else stop_after):
-        ids, attention, mask = padded([next(stream) for _ in range(config.batch)], tokenizer)
+        rows = [next(stream) for _ in range(config.batch)]
+        ids, attention, mask = padded([row[:2] for row in rows], tokenizer)
+        pictures = None if seen is None else torch.from_numpy(np.stack([row[2] for row in rows]))
         length = mask.shape[1]
-        logits = completion_logits(model, ids, attention, length)
+        logits = completion_logits(model, ids, attention, length, pictures)
         loss = sft_loss(token_logps(logits, ids[:, -length:]), mask)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)

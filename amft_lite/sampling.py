@@ -64,7 +64,10 @@ class _Layers:
     def __init__(self, model) -> None:
         config = model.config
         rope = getattr(config, "rope_parameters", None) or {}
-        if config.model_type != "llama" or rope.get("rope_type", "default") != "default":
+        if (
+            config.model_type not in ("llama", "picture_llama")
+            or rope.get("rope_type", "default") != "default"
+        ):
             raise ValueError(
                 f"amft_lite.sampling knows Llama with plain rotary positions, not "
                 f"{config.model_type!r}; use model.generate for other models"
@@ -98,17 +101,16 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-b, a), -1) * sin
 
 
-def _forward(w: _Layers, tokens: Tensor, positions: Tensor, bias: Tensor, cache: list, start: int):
-    """Run `tokens` [B, T] at cache columns start..start+T; returns logits of the last [B, V].
+def _forward(w: _Layers, x: Tensor, positions: Tensor, bias: Tensor, cache: list, start: int):
+    """Run embeddings [B, T, d] at cache columns start..start+T; returns logits of the last [B, V].
 
     `bias` [B, 1, T, start + T] is added to the attention scores. `cache` holds a (keys, values)
     pair [B, H, columns, D] per layer and is written in place.
     """
-    B, T = tokens.shape
+    B, T, _ = x.shape
     angles = positions.unsqueeze(-1) * w.frequencies
     angles = torch.cat((angles, angles), -1).unsqueeze(2)
     cos, sin = angles.cos(), angles.sin()
-    x = F.embedding(tokens, w.embedding)
     end = start + T
     for (norm, qkv, out, mlp_norm, gate_up, down), (keys, values) in zip(
         w.layers, cache, strict=True
@@ -141,10 +143,12 @@ def sample(
     max_new_tokens: int = 32,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
+    pictures: Tensor | None = None,
 ) -> Rollouts:
     """Sample `n` answers to every prompt; `temperature=0` takes the likeliest token.
 
     `prompt_ids`, `attention` [P, L], left-padded. Pad and end-of-text come from `model.config`.
+    `pictures` uint8 [P, n, height, width, 3] for a model with an eye.
 
     Raises:
         ValueError: the model is no plain Llama.
@@ -162,7 +166,11 @@ def sample(
     bias = torch.zeros(visible.shape, dtype=w.embedding.dtype, device=prompt_ids.device)
     bias = bias.masked_fill(~visible, lowest)
     positions = (attention.cumsum(1) - 1).clamp(min=0)
-    logits = _forward(w, prompt_ids, positions, bias, cache, 0)
+    if pictures is None:
+        seen = F.embedding(prompt_ids, w.embedding)
+    else:
+        seen = model.embed(prompt_ids, pictures)
+    logits = _forward(w, seen, positions, bias, cache, 0)
 
     def repeat(x: Tensor) -> Tensor:
         return x.repeat_interleave(n, 0) if n > 1 else x
@@ -189,7 +197,8 @@ def sample(
         if t + 1 == max_new_tokens or not bool(running.any()):
             break
         bias = step_bias[..., : L + t + 1] if padded else None
-        logits = _forward(w, tokens[:, t : t + 1], position + t, bias, cache, L + t)
+        x = F.embedding(tokens[:, t : t + 1], w.embedding)
+        logits = _forward(w, x, position + t, bias, cache, L + t)
     return Rollouts(
         ids=torch.cat((repeat(prompt_ids), tokens), 1),
         attention=torch.cat((repeat(attention), mask), 1),

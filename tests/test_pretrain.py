@@ -17,7 +17,7 @@ from amft_lite.pretrain import (
     timed_log,
 )
 from amft_lite.tasks.general_points import card_values, group_name, parse
-from amft_lite.tasks.points_pretraining import BANDS, RECIPES, chains, random_rule
+from amft_lite.tasks.points_pretraining import BANDS, RECIPES, random_rule, texts
 
 FOLDER = base_folder("general_points")
 
@@ -63,7 +63,7 @@ def test_a_hundred_steps_of_the_recipe_repeat_its_log():
 def test_chains_hold_what_the_recipe_promises(task):
     held_out = {group_name(g) for s in ("validation", "test") for g, _ in task.problems(s)}
     reached = infix = drawn = 0
-    for prompt, completion in itertools.islice(chains(task, 0.3, 0.01, random.Random(5)), 20_000):
+    for prompt, completion in itertools.islice(texts(task, 0.3, 0.01, random.Random(5)), 20_000):
         rule, target, cards = (
             part.split() for part in prompt.rstrip(" |").replace(":", ";").split(";")
         )

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Example:
     split: str
     group: str
     key: str
+
+    def pictures(self) -> np.ndarray | None:
+        """What a tiny vision-language model sees beside the prompt: uint8 [n, height, width, 3],
+        one for each `<card>` of the prompt in turn; None where there is nothing to see."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,12 @@ REGISTRY: dict[str, TaskEntry] = {
         "GeneralPoints",
         {"preset": "classic"},
         pretraining="amft_lite.tasks.points_pretraining",
+    ),
+    "general_points_vision": TaskEntry(
+        "amft_lite.tasks.general_points",
+        "GeneralPoints",
+        {"vision": True},
+        pretraining="amft_lite.tasks.vision_pretraining",
     ),
     "arithmetic": TaskEntry(
         "amft_lite.tasks.arithmetic",

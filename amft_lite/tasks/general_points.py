@@ -12,8 +12,12 @@ the split `ood_rule` asks for 11, 12, 13.
 Every result here is exact (integers and `fractions.Fraction`), nothing is evaluated as code, and
 grading takes time linear in the answer.
 
-Left out: pictures, suits (the split `ood_visual` is reserved for them) and the original's
-revision turns (an answer is graded once; evaluation reports attempts@5 without feedback).
+With `vision` the cards are pictures (`amft_lite.tasks.cards`), black suits, and the prompt has
+``<card>`` in their place; the answer names them first: ``J 3 8 | 10 3 8 | 10 * 3 = 30 30 - 8 = 22``
+The split `ood_visual` shows red suits, never trained on.
+
+Left out: the original's revision turns (an answer is graded once; evaluation reports attempts@5
+without feedback).
 """
 
 from __future__ import annotations
@@ -22,12 +26,15 @@ import hashlib
 import itertools
 import random
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from amft_lite.tasks import Demonstration, Reward
+from amft_lite.tasks.cards import RANKS
 from amft_lite.tasks.points_grader import (
     OUTCOMES,
     SHAPED_REWARDS,
     Hand,
+    PictureHand,
     Verdict,
     from_json,
     parse,
@@ -38,6 +45,7 @@ from amft_lite.tasks.points_grader import (
 from amft_lite.tasks.points_solver import LIMIT, OPERATORS, Step, next_steps, solutions, solve
 
 __all__ = [
+    "CARD",
     "FACES",
     "ID_RULE",
     "LIMIT",
@@ -49,6 +57,7 @@ __all__ = [
     "SHAPED_REWARDS",
     "GeneralPoints",
     "Hand",
+    "PictureHand",
     "Step",
     "Verdict",
     "card_values",
@@ -65,7 +74,8 @@ __all__ = [
 ]
 
 FACES = ("J", "Q", "K")
-RANKS = ("A", "2", "3", "4", "5", "6", "7", "8", "9", "10", *FACES)
+CARD = "<card>"  #: a picture's place in a prompt
+BLACK_SUITS, RED_SUITS = ("S", "C"), ("H", "D")
 SEPARATORS = ("=", ";", ":", "|")
 ID_RULE = (10, 10, 10)
 OOD_RULE = (11, 12, 13)
@@ -82,6 +92,12 @@ def prompt_text(cards: Sequence[str], target: int, rule: tuple[int, int, int]) -
     return f"{rule[0]} {rule[1]} {rule[2]} ; {target} : {' '.join(cards)} |"
 
 
+def picture_hand(facts: dict[str, Any], suits: Sequence[str], view: int) -> PictureHand:
+    """The hand with its cards shown instead of written."""
+    prompt = prompt_text([CARD] * len(facts["cards"]), facts["target"], facts["rule"])
+    return PictureHand(**facts | {"prompt": prompt}, suits=tuple(suits), view=view)
+
+
 def group_name(values: Iterable[int]) -> str:
     """The name of a value multiset: ``3-8-10``."""
     return "-".join(map(str, sorted(values)))
@@ -93,26 +109,35 @@ def _shuffled(groups: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
 
 
 class GeneralPoints:
-    """The task. `preset="lite"`: three cards, targets 10..50; `"classic"`: four cards, 24."""
+    """The task. `preset="lite"`: three cards, targets 10..50; `"classic"`: four cards, 24.
+
+    With `vision` the cards are pictures.
+    """
 
     splits = ("train", "validation", "test", "ood_rule")
     groups = "value multisets"
     _shares = (0.64, 0.14)  # of the multisets: train, validation; the rest is test
 
     def __init__(
-        self, preset: str = "lite", reward: str = "binary", wrong_demonstrations: float = 0.0
-    ) -> None:
+        self, preset: str = "lite", reward: str = "binary", wrong_demonstrations: float = 0.0,
+        vision: bool = False,
+    ) -> None:  # fmt: skip
         if preset not in ("lite", "classic"):
             raise ValueError(f"preset must be lite or classic, not {preset!r}")
         if reward not in ("binary", "shaped"):
             raise ValueError(f"reward must be binary or shaped, not {reward!r}")
-        self.name = "general_points" if preset == "lite" else "general_points_classic"
+        self.name = "general_points" + "_classic" * (preset == "classic") + "_vision" * vision
+        self.vision = vision
         self.cards = 3 if preset == "lite" else 4
         self.targets = tuple(range(10, 51)) if preset == "lite" else (24,)
         self.reward_kind = reward
         self.wrong_demonstrations = wrong_demonstrations
         self.max_new_tokens = self.cards + 5 * (self.cards - 1) + 1
         self._problems = self._split_problems()
+        if vision:
+            self.splits = (*self.splits, "ood_visual")
+            self.max_new_tokens += self.cards + 2
+            self._problems["ood_visual"] = self._problems["test"]
 
     def _split_problems(self) -> dict[str, list[tuple[tuple[int, ...], int]]]:
         def problems(groups):
@@ -138,8 +163,8 @@ class GeneralPoints:
         Raises:
             ValueError: the task has no such split.
         """
-        if split == "ood_visual":
-            raise ValueError("the split ood_visual is reserved for the game with pictures")
+        if split == "ood_visual" and not self.vision:
+            raise ValueError("the split ood_visual belongs to the game with pictures")
         if split not in self._problems:
             raise ValueError(f"no split is called {split!r}; known: {', '.join(self.splits)}")
         return self._problems[split]
@@ -164,16 +189,20 @@ class GeneralPoints:
         order = list(values)
         rng.shuffle(order)
         cards = tuple(rng.choice(shown[worth]) for worth in order)
-        return Hand(
-            prompt=prompt_text(cards, target, rule),
-            split=split,
-            group=group_name(values),
-            key=f"{group_name(values)}>{target}",
-            cards=cards,
-            values=tuple(order),
-            target=target,
-            rule=rule,
-        )
+        facts = {
+            "prompt": prompt_text(cards, target, rule),
+            "split": split,
+            "group": group_name(values),
+            "key": f"{group_name(values)}>{target}",
+            "cards": cards,
+            "values": tuple(order),
+            "target": target,
+            "rule": rule,
+        }
+        if not self.vision:
+            return Hand(**facts)
+        suits = RED_SUITS if split == "ood_visual" else BLACK_SUITS
+        return picture_hand(facts, [rng.choice(suits) for _ in cards], rng.getrandbits(32))
 
     def demonstrations(self, n: int, seed: int = 0, split: str = "train") -> list[Demonstration]:
         """`n` expert answers under the ID rule: a random solution of each of `n` examples.
@@ -196,9 +225,16 @@ class GeneralPoints:
             target = hand.target
             if place in wrong:
                 target = rng.choice(sorted(set(found) - {hand.target}))
-            text = " ".join([*map(str, hand.values), *map(str, rng.choice(found[target]))])
+            text = self.answer(hand, rng.choice(found[target]))
             demonstrations.append(Demonstration(hand, text, place not in wrong))
         return demonstrations
+
+    def answer(self, hand: Hand, steps: Iterable[Step | str]) -> str:
+        """The answer that reads this hand right and takes these steps."""
+        values, steps = " ".join(map(str, hand.values)), " ".join(map(str, steps))
+        if self.vision:
+            return f"{' '.join(hand.cards)} | {values} | {steps}"
+        return f"{values} {steps}"
 
     def reward(self, example: Hand, completion: str) -> Reward:
         """1 or 0 (Eq. 1 of the paper, second-hand notes), or the original game's table."""
@@ -209,4 +245,5 @@ class GeneralPoints:
 
     def vocabulary(self) -> list[str]:
         """Numbers 0..99 (cards 2..10 are numbers), A J Q K, operators, separators."""
-        return [*map(str, range(LIMIT + 1)), "A", *FACES, *OPERATORS, *SEPARATORS]
+        words = [*map(str, range(LIMIT + 1)), "A", *FACES, *OPERATORS, *SEPARATORS]
+        return [*words, CARD] if self.vision else words

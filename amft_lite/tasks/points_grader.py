@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+
 from amft_lite.tasks import Example
+from amft_lite.tasks.cards import RANKS, Card, look
 from amft_lite.tasks.points_solver import LIMIT, OPERATORS, Step, apply
 
 #: What an answer can be, and what the original game pays for it (`reward: shaped`). The original
@@ -23,6 +26,7 @@ from amft_lite.tasks.points_solver import LIMIT, OPERATORS, Step, apply
 #: floating-point numbers, so 3,3,8,8 can never be won there; here arithmetic is exact.
 SHAPED_REWARDS = {
     "correct": 5.0,
+    "wrong_cards": -1.5,  # pictures: the cards are not those shown; judged before anything else
     "wrong_value": -1.0,  # a legal formula that misses the target
     "wrong_arithmetic": -1.0,  # a step whose result is false (the original has no steps)
     "misread": -1.5,  # the values are not those of the cards
@@ -48,6 +52,21 @@ class Hand(Example):
     values: tuple[int, ...]
     target: int
     rule: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class PictureHand(Hand):
+    """A hand whose cards are seen, not read: the prompt has `<card>` in their place."""
+
+    suits: tuple[str, ...]
+    view: int  #: seeds where each card lies, the light and the noise
+
+    @property
+    def deck(self) -> tuple[Card, ...]:
+        return tuple(map(Card, self.cards, self.suits))
+
+    def pictures(self) -> np.ndarray:
+        return look(self.deck, np.random.default_rng(self.view))
 
 
 @dataclass(frozen=True)
@@ -91,8 +110,31 @@ def parse(completion: str, cards: int, draft: bool = False) -> tuple[list[int], 
     return [int(word) for word in head], steps
 
 
+def read_cards(completion: str, cards: int) -> tuple[list[str], str] | str:
+    """The cards that an answer about pictures names, and the rest of it; or the fault's name.
+
+    ``J 3 8 | 10 3 8 | 10 * 3 = 30 30 - 8 = 22``: cards, values, steps.
+    """
+    if len(completion) > MAX_CHARACTERS:
+        return "too_long"
+    sections = completion.split("|")
+    named = _words(sections[0])
+    if len(sections) != 3 or len(named) != cards or not set(named) <= set(RANKS):
+        return "syntax"
+    if len(_words(sections[1])) != cards:
+        return "syntax"
+    return named, " ".join(sections[1:])
+
+
 def verify(completion: str, example: Hand, draft: bool = False) -> Verdict:
     """Grade a step-by-step answer. Any text gets a verdict; time is linear in its length."""
+    if isinstance(example, PictureHand):
+        found = read_cards(completion, len(example.cards))
+        if isinstance(found, str):
+            return Verdict(found)
+        named, completion = found
+        if named != list(example.cards):
+            return Verdict("wrong_cards")
     read = parse(completion, len(example.values), draft)
     if isinstance(read, str):
         return Verdict(read)
@@ -226,6 +268,12 @@ def to_json(completion: str, example: Hand) -> dict:
     Raises:
         ValueError: the answer has no such form (the outcome is named).
     """
+    cards = list(example.cards)
+    if isinstance(example, PictureHand):
+        found = read_cards(completion, len(cards))
+        if isinstance(found, str):
+            raise ValueError(f"this answer cannot be written as JSON: {found}")
+        cards, completion = found
     read = parse(completion, len(example.values))
     if isinstance(read, str):
         raise ValueError(f"this answer cannot be written as JSON: {read}")
@@ -245,7 +293,7 @@ def to_json(completion: str, example: Hand) -> dict:
         raise ValueError("this answer cannot be written as JSON: numbers are left over")
     result, formula = terms[0]
     return {
-        "cards": list(example.cards),
+        "cards": cards,
         "number": values,
         "formula": f"{formula[1:-1]}={result}",
     }

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from amft_lite.tasks.general_points import (
     ID_RULE,
@@ -82,10 +82,20 @@ def random_rule(rng: random.Random) -> tuple[int, int, int]:
             return rule
 
 
+class Chain(NamedTuple):
+    """Cards under a rule, a target, and a working: one step a line, in one of two orders."""
+
+    cards: list[str]
+    values: tuple[int, ...]
+    rule: tuple[int, int, int]
+    target: int
+    lines: list[str]
+
+
 def chains(
     task: GeneralPoints, informative: float, format_share: float, rng: random.Random
-) -> Iterator[tuple[str, str]]:
-    """An endless stream of (prompt, completion)."""
+) -> Iterator[Chain]:
+    """An endless stream of them."""
     held_out = held_out_groups(task)
     while True:
         aimed = rng.random() < informative
@@ -108,8 +118,13 @@ def chains(
             lines = [str(step) for step in steps]
         else:
             lines = [f"{s.left} {s.right} {s.operator} = {s.result}" for s in steps]
-        yield prompt_text(cards, target, rule), " ".join([*map(str, values), *lines])
+        yield Chain(cards, values, rule, target, lines)
 
 
-#: The name under which `amft_lite.pretrain` looks for the stream.
-texts = chains
+def texts(
+    task: GeneralPoints, informative: float, format_share: float, rng: random.Random
+) -> Iterator[tuple[str, str]]:
+    """An endless stream of (prompt, completion)."""
+    for chain in chains(task, informative, format_share, rng):
+        words = [*map(str, chain.values), *chain.lines]
+        yield prompt_text(chain.cards, chain.target, chain.rule), " ".join(words)

@@ -1,0 +1,80 @@
+"""What the base of General Points with pictures learns from: the text game's chains, cards shown.
+
+It begins with the text base's weights (what it knows of rules and arithmetic) and a blank eye, and
+sees the same chains with pictures in place of the cards. One hand in ten is red: enough that red
+is not wholly new, and far too little to read it as well as black.
+
+Left out: chains of mixed suits, and any other picture.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from amft_lite.tasks import points_pretraining as text_game
+from amft_lite.tasks.cards import Card, look
+from amft_lite.tasks.general_points import (
+    BLACK_SUITS,
+    CARD,
+    RED_SUITS,
+    GeneralPoints,
+    prompt_text,
+    verify,
+)
+from amft_lite.tasks.points_grader import PictureHand
+
+RED_SHARE = 0.1
+STARTS_FROM = "general_points"  #: whose base brings rules and arithmetic along
+
+RECIPES: dict[str, dict[str, Any]] = {"0.2M": {"steps": 600, "lr": 2e-3}}
+
+BANDS = {
+    "success": (0.0, 0.02),
+    "success_with_drafts": (0.04, 0.15),
+    "cards_read_right": (0.95, 1.0),  # all three of a black hand
+    "red_cards_read_right": (0.25, 0.60),
+    "values_read_right": (0.90, 1.0),  # under 11/12/13, where the cards were read right
+}
+
+
+def _sections(text: str) -> list[list[str]]:
+    return [section.split() for section in text.split("|")]
+
+
+def cards_read(hand: PictureHand, text: str) -> bool:
+    """Does the answer begin with the cards that were shown?"""
+    return _sections(text)[0] == list(hand.cards)
+
+
+def _values_read(hand: PictureHand, text: str) -> bool:
+    sections = _sections(text)
+    return cards_read(hand, text) and sections[1:2] == [[str(v) for v in hand.values]]
+
+
+CHECKS: dict[str, tuple[str, Callable[[PictureHand, str], bool]]] = {
+    "success": ("validation", lambda hand, text: verify(text, hand).correct),
+    "success_with_drafts": (
+        "validation",
+        lambda hand, text: verify(text, hand).correct or verify(text, hand, draft=True).correct,
+    ),
+    "cards_read_right": ("validation", cards_read),
+    "red_cards_read_right": ("ood_visual", cards_read),
+    "values_read_right": ("ood_rule", _values_read),
+}
+
+
+def texts(
+    task: GeneralPoints, informative: float, format_share: float, rng: random.Random
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """An endless stream of (prompt, completion, pictures uint8 [n, height, width, 3])."""
+    light = np.random.default_rng(rng.getrandbits(32))
+    for chain in text_game.chains(task, informative, format_share, rng):
+        suits = RED_SUITS if rng.random() < RED_SHARE else BLACK_SUITS
+        seen = look([Card(rank, rng.choice(suits)) for rank in chain.cards], light)
+        prompt = prompt_text([CARD] * len(chain.cards), chain.target, chain.rule)
+        values = " ".join(map(str, chain.values))
+        yield prompt, f"{' '.join(chain.cards)} | {values} | {' '.join(chain.lines)}", seen
