@@ -67,6 +67,8 @@ def measure(
         "samples": found.samples,
         "outcomes": {k: round(n / answers, 3) for k, n in sorted(found.outcomes.items())},
     }
+    for name, counts in found.readings.items():
+        facts[name] = round(sum(counts) / (found.samples * len(counts)), 5)
     return facts | ({"hits": hits_by_group(found)} if groups else {})
 
 

@@ -17,7 +17,7 @@ import torch
 from amft_lite.batches import pictures_of
 from amft_lite.sampling import answer_texts, sample
 from amft_lite.statistics import Interval, attempts_at, cluster_bootstrap
-from amft_lite.tasks import Example, Task
+from amft_lite.tasks import Example, Task, readings_of
 
 
 @dataclass
@@ -30,6 +30,8 @@ class Evaluation:
     groups: list[str]
     greedy: list[int] = field(default_factory=list)
     outcomes: dict[str, int] = field(default_factory=dict)
+    #: of each of the task's further questions, how many answers to prompt i say yes
+    readings: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def success(self) -> Interval:
@@ -39,6 +41,11 @@ class Evaluation:
     @property
     def greedy_success(self) -> Interval:
         return cluster_bootstrap(self.greedy, [1] * len(self.greedy), self.groups)
+
+    def reading(self, name: str) -> Interval:
+        """Share of answers of which one of the task's further questions holds."""
+        counts = self.readings[name]
+        return cluster_bootstrap(counts, [self.samples] * len(counts), self.groups)
 
     def attempts(self, k: int) -> Interval:
         """Share of problems solved within `k` answers, without feedback."""
@@ -54,6 +61,7 @@ class Evaluation:
             "prompts": len(self.correct),
             "samples_per_prompt": self.samples,
             "outcomes": dict(sorted(self.outcomes.items())),
+            "readings": {k: asdict(self.reading(k)) for k in self.readings} or None,
         }
         return {key: value for key, value in facts.items() if value is not None}
 
@@ -107,14 +115,17 @@ def graded(
 ) -> Evaluation:
     """The evaluation of texts: as many in `drawn` for each example, and one each in `likeliest`."""
     outcomes: Counter[str] = Counter()
-    correct = []
+    correct, questions = [], readings_of(task)
+    readings: dict[str, list[int]] = {name: [] for name in questions}
     for example, texts in zip(examples, drawn, strict=True):
         rewards = [task.reward(example, text) for text in texts]
         outcomes.update(reward.reason for reward in rewards)
         correct.append(sum(reward.correct for reward in rewards))
+        for name, holds in questions.items():
+            readings[name].append(sum(holds(example, text) for text in texts))
     greedy = []
     if likeliest:
         pairs = zip(examples, likeliest, strict=True)
         greedy = [int(task.reward(example, text).correct) for example, text in pairs]
     groups = [example.group for example in examples]
-    return Evaluation(split, len(drawn[0]), correct, groups, greedy, dict(outcomes))
+    return Evaluation(split, len(drawn[0]), correct, groups, greedy, dict(outcomes), readings)

@@ -312,3 +312,19 @@ def test_the_log_probabilities_of_an_answer_depend_on_the_picture(model):
 def test_pictures_are_refused_where_they_do_not_go_yet():
     with pytest.raises(ConfigError, match="general_points_vision works in runs without `model`"):
         build({"model": "tiny", "task": "general_points_vision"})
+
+
+def test_recognition_is_measured_beside_success():
+    from amft_lite.evaluation import graded
+    from amft_lite.report import summary_rows
+
+    hands = [hand(), hand(("K", "3", "8"))]
+    right, other = "J 3 8 | 10 3 8 | 10 * 3 = 30 30 - 8 = 22", "K 3 8 | 9"
+    found = graded(TASK, "test", hands, [[right, other, "J 3"], [other, other, right]])
+    assert found.correct == [1, 0] and found.readings == {"cards read right": [1, 2]}
+    assert found.summary()["readings"]["cards read right"]["mean"] == pytest.approx(3 / 6)
+    assert "readings" not in graded(TEXT, "test", TEXT.prompts("test", 1), [["1"]]).summary()
+    facts = found.summary()
+    rows = summary_rows({"method": "amft", "splits": {"base": {"test": facts, "ood_rule": facts}}})
+    assert [row[0] for row in rows] == ["base", "  cards read right"]
+    assert rows[1][1].startswith("0.500 [") and rows[1][3:] == ("-", "-")

@@ -9,6 +9,7 @@ Left out: how a task is drawn, and multi-turn episodes.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -136,6 +137,12 @@ def reported_splits(task: Task) -> tuple[str, ...]:
     a task with more splits than a run can afford names its choice as `reported`."""
     chosen = getattr(task, "reported", None)
     return chosen or tuple(s for s in task.splits if s not in ("train", "validation"))
+
+
+def readings_of(task: Task) -> dict[str, Callable[[Example, str], bool]]:
+    """What else a task asks of an answer beside its being right: name -> is it so? (Cards read from
+    a picture, for example.) Named as `readings` by tasks that have such questions."""
+    return getattr(task, "readings", {})
 
 
 def groups_word(task: Task) -> str:

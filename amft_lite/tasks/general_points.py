@@ -36,6 +36,7 @@ from amft_lite.tasks.points_grader import (
     Hand,
     PictureHand,
     Verdict,
+    cards_read,
     from_json,
     parse,
     to_json,
@@ -136,6 +137,7 @@ class GeneralPoints:
         self._problems = self._split_problems()
         if vision:
             self.splits = (*self.splits, "ood_visual")
+            self.readings = {"cards read right": cards_read}
             self.max_new_tokens += self.cards + 2
             self._problems["ood_visual"] = self._problems["test"]
 

@@ -126,6 +126,11 @@ def read_cards(completion: str, cards: int) -> tuple[list[str], str] | str:
     return named, " ".join(sections[1:])
 
 
+def cards_read(hand: Hand, completion: str) -> bool:
+    """Does the answer begin with the cards that were shown, whatever else is wrong with it?"""
+    return _words(completion[:MAX_CHARACTERS].split("|")[0]) == list(hand.cards)
+
+
 def verify(completion: str, example: Hand, draft: bool = False) -> Verdict:
     """Grade a step-by-step answer. Any text gets a verdict; time is linear in its length."""
     if isinstance(example, PictureHand):

@@ -25,7 +25,7 @@ from amft_lite.tasks.general_points import (
     prompt_text,
     verify,
 )
-from amft_lite.tasks.points_grader import PictureHand
+from amft_lite.tasks.points_grader import PictureHand, cards_read
 
 RED_SHARE = 0.1
 STARTS_FROM = "general_points"  #: whose base brings rules and arithmetic along
@@ -41,17 +41,8 @@ BANDS = {
 }
 
 
-def _sections(text: str) -> list[list[str]]:
-    return [section.split() for section in text.split("|")]
-
-
-def cards_read(hand: PictureHand, text: str) -> bool:
-    """Does the answer begin with the cards that were shown?"""
-    return _sections(text)[0] == list(hand.cards)
-
-
 def _values_read(hand: PictureHand, text: str) -> bool:
-    sections = _sections(text)
+    sections = [section.split() for section in text.split("|")]
     return cards_read(hand, text) and sections[1:2] == [[str(v) for v in hand.values]]
 
 
