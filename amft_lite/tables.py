@@ -132,6 +132,11 @@ def number(fact: dict[str, Any]) -> str:
     return f"{interval.mean:.3f}" if interval.n == 1 else str(interval)
 
 
+def plain(value: float, form: str) -> str:
+    """The number, or a dash where there is none."""
+    return "-" if np.isnan(value) else format(value, form)
+
+
 def mean_fact(cells: list[dict[str, Any]], arm: str, name: str) -> float:
     found = [c[name] for c in cells if c["arm"] == arm and c.get(name) is not None]
     return float(np.mean(found)) if found else float("nan")
@@ -173,9 +178,9 @@ def print_result(result: dict[str, Any], console: Console) -> None:
         rollouts += mean_fact(cells, arm, "validation_rollouts")
         success.add_row(
             arm, *(number(found["means"][arm][m]) for m in measures.values()),
-            f"{mean_fact(cells, arm, 'mean_mu'):.2f}",
-            f"{mean_fact(cells, arm, 'final_entropy'):.3f}",
-            f"{rollouts:.0f}", f"{mean_fact(cells, arm, 'seconds'):.1f}",
+            plain(mean_fact(cells, arm, "mean_mu"), ".2f"),
+            plain(mean_fact(cells, arm, "final_entropy"), ".3f"),
+            plain(rollouts, ".0f"), plain(mean_fact(cells, arm, "seconds"), ".1f"),
             *(["-" if shares[arm] is None else f"{shares[arm]:.0%} of prompts"] * len(applied)),
         )  # fmt: skip
     console.print(success)
@@ -286,8 +291,9 @@ def markdown(result: dict[str, Any]) -> str:
                        for x in ("training", "validation"))  # fmt: skip
         row = [arm, *(number(found["means"][arm][m]).split(" n=")[0] for m in names.values()),
                number(lost[arm]["mean"]).split(" n=")[0],
-               f"{mean_fact(result['cells'], arm, 'final_entropy'):.3f}", f"{rollouts:.0f}",
-               f"{mean_fact(result['cells'], arm, 'seconds'):.0f}"]  # fmt: skip
+               plain(mean_fact(result["cells"], arm, "final_entropy"), ".3f"),
+               plain(rollouts, ".0f"),
+               plain(mean_fact(result["cells"], arm, "seconds"), ".0f")]  # fmt: skip
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 

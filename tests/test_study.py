@@ -17,7 +17,7 @@ from amft_lite import study as studies
 from amft_lite import tables
 from amft_lite.config import build
 from amft_lite.loop import AMFT
-from amft_lite.models import base_folder, load_policy
+from amft_lite.models import DATA, base_folder, load_policy
 from amft_lite.study import (
     StudyError,
     choices,
@@ -125,6 +125,11 @@ def test_quick_is_ten_seeds_of_four_methods_and_its_tables_follow():
         assert found["differences"][f"amft - {other}"]["test"]["low"] > 0
     moved = {c["arm"]: c["meta_movement"] for c in quick["cells"]}
     assert moved["amft"] >= 0.1 and moved["sft"] == 0 and moved["rl"] == 0
+
+
+def test_the_readme_shows_the_regimes_as_they_are_stored():
+    readme = (DATA.parent / "README.md").read_text(encoding="utf-8")
+    assert tables.markdown(shipped("regimes")) in readme
 
 
 def test_every_rate_of_arithmetic_was_chosen_on_validation_and_used():

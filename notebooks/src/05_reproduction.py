@@ -490,7 +490,24 @@ for first, others in {
             for m in (row["test"], row["test_greedy"], row["ood_rule"])))  # fmt: skip
 
 # %% [markdown]
-# FINDINGS
+# **How to read it.** First figure: move the slider from sampled to greedy success and to
+# the new rule. Second figure: above 0, better than every constant in that regime. When
+# we ran it:
+#
+# * the scalar controller finds in each regime about what the best constant there gives,
+#   and no more. No single constant does that, but $\mu=.5$ comes close, and costs a
+#   third fewer rollouts;
+# * SFT, then RL loses on trained problems and wins against the scalar on the new rule: a
+#   claim of the paper that does not hold here;
+# * learned weights of tokens and demonstrations gain most where experts err, in sampled
+#   and greedy success and on the new rule. So they are more than sharpening, although
+#   their entropy at the end is the lowest of all;
+# * a constant cut of tokens below $p=.15$ does as well. The meta-gradient found a rule;
+#   whoever knows the rule need not pay for finding it.
+#
+# **What would prove it wrong.** Twenty fresh seeds, set aside and run once
+# (`studies/confirm.yaml`); another base; another game. They are still to be run.
+#
 #
 # ## 6 · Parts and controls
 #
