@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from amft_lite.config import build, read_file
+from amft_lite.config import RunConfig, build, read_file
 from amft_lite.evaluation import Evaluation, evaluate
 from amft_lite.loop import AMFT
 from amft_lite.models import token_logps
@@ -72,10 +72,22 @@ def measure(
     return facts | ({"hits": hits_by_group(found)} if groups else {})
 
 
+def rollouts_paid(config: RunConfig, records: list[dict[str, Any]]) -> dict[str, int]:
+    """How many answers have been sampled so far, to learn from and to validate."""
+    return {
+        "training_rollouts": config.prompts_per_step
+        * config.rollouts_per_prompt
+        * sum("rollouts_tokens" in r for r in records),
+        "validation_rollouts": config.validation_prompts
+        * config.validation_rollouts
+        * sum("validation_tokens" in r for r in records),
+    }
+
+
 def glance(loop: AMFT, splits: dict[str, list[int]]) -> dict[str, float]:
     """A point of a learning curve: success on each split (200 problems, 4 samples each), and nats
     a token of the demonstrations."""
-    point: dict[str, float] = {"step": loop.step}
+    point: dict[str, float] = {}
     for split in splits:
         found = evaluate(loop.policy, loop.tokenizer, loop.task, split, 200, 4, greedy=False)
         point[split] = round(sum(found.correct) / (4 * len(found.correct)), 4)
@@ -107,7 +119,12 @@ def train_cell(
         records.append(loop.train_step())
         if curve and loop.step % curve == 0:
             before = time.process_time()
-            points.append(glance(loop, splits))
+            spent = {
+                "step": loop.step,
+                "rollouts": sum(rollouts_paid(config, records).values()),
+                "seconds": round(before - start - measuring, 1),
+            }
+            points.append(spent | glance(loop, splits))
             measuring += time.process_time() - before
     seconds = time.process_time() - start - measuring
     mixed = [r["mu"] for r in records if r["phase"] != "warm-up"]
@@ -121,12 +138,7 @@ def train_cell(
         "target_entropy": round(loop.target_entropy, 4),
         "demonstration_nll": round(demonstration_nll(loop), 4),
         "meta_movement": round(sum(abs(r.get("mu_meta") or 0.0) for r in records), 4),
-        "training_rollouts": config.prompts_per_step
-        * config.rollouts_per_prompt
-        * sum("rollouts_tokens" in r for r in records),
-        "validation_rollouts": config.validation_prompts
-        * config.validation_rollouts
-        * sum("validation_reward" in r for r in records),
+        **rollouts_paid(config, records),
         "rollout_tokens": sum(r.get("rollouts_tokens", 0) for r in records),
         "validation_tokens": sum(r.get("validation_tokens", 0) for r in records),
         "seconds": round(seconds, 1),

@@ -33,7 +33,7 @@ from amft_lite.models import DATA
 from amft_lite.runs import write_text
 from amft_lite.statistics import Interval, mean_interval, regret, table
 from amft_lite.study import read_grid, recording, shipped, shipped_or_none
-from amft_lite.tables import share_to_reach
+from amft_lite.tables import point_reached
 
 PATH = DATA / "claims.yaml"
 HOLDS, PARTLY, NOT, UNTESTABLE = "holds", "holds partly", "does not hold", "not testable"
@@ -79,8 +79,7 @@ def _field(cell: dict[str, Any], name: str) -> float:
         blocks = [x for x in cell["traces"]["mu"][1:] if x is not None]
         return blocks[0] - blocks[-1]
     if name.startswith("rollouts to "):
-        total = cell["training_rollouts"] + cell["validation_rollouts"]
-        return total * share_to_reach(cell["curve"], float(name.removeprefix("rollouts to ")))
+        return point_reached(cell["curve"], float(name.removeprefix("rollouts to ")))["rollouts"]
     value = cell.get(name)
     return math.nan if value is None else float(value)
 

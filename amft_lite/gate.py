@@ -160,4 +160,5 @@ class GatedController(Controller):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.gate, self.trust = state["gate"], state["trust"]
+        # on the CPU, where they are moved; a checkpoint may have been read onto a GPU
+        self.gate, self.trust = state["gate"].cpu(), state["trust"].cpu()

@@ -66,7 +66,8 @@ class Method:
     @property
     def whole_batch(self) -> bool:
         """Does it compare the demonstrations of a batch, which must then be taken at once?"""
-        return self.rule in GATED or self.token_weight is sceptical_weight
+        gated = self.rule in GATED or isinstance(self.rule, GatedController)
+        return gated or self.token_weight is sceptical_weight
 
     @property
     def pairs(self) -> bool:

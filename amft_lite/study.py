@@ -89,7 +89,10 @@ class Grid:
         """
         if name in self.arms:
             return [name]
-        found = [arm for arm, settings in self.arms.items() if settings.get("method") == name]
+        found = [
+            arm for arm, settings in self.arms.items()
+            if {**self.settings, **settings}.get("method") == name
+        ]  # fmt: skip
         if not found:
             raise StudyError(f"{self.name} has no arm {name!r}; known: {', '.join(self.arms)}.")
         return found
@@ -351,12 +354,12 @@ def reshaped(mu: Sequence[float], shape: str) -> list[float]:
 
 
 def _is_made(cell: dict[str, Any], made: dict[str, Any] | None) -> bool:
-    """Is there a cell of these very settings? (A replayed trace is not compared.)"""
-
-    def plain(settings):
-        return {k: v for k, v in settings.items() if k != "trace"}
-
-    return made is not None and plain(made["settings"]) == plain(cell["settings"])
+    """Is there a cell of these very settings? (A trace that comes from another cell, which the plan
+    does not know yet, is not compared.)"""
+    known = dict(made["settings"]) if made else None
+    if known and "trace" not in cell["settings"]:
+        known.pop("trace", None)
+    return known == cell["settings"]
 
 
 def run_study(

@@ -35,7 +35,8 @@ def regimes_of(result: dict[str, Any]) -> list[str]:
 
 
 def finished(result: dict[str, Any]) -> dict[str, Any]:
-    """The result without arms that are far behind: fewer than 4 in 5 of the most whole seeds.
+    """The result without arms that are far behind: more than a seed, and more than a fifth of the
+    most whole seeds. Where no seed is whole nothing is left out.
 
     Arms are compared on the seeds that all of them have; an arm just begun would leave none.
     """
@@ -44,7 +45,9 @@ def finished(result: dict[str, Any]) -> dict[str, Any]:
         place = whole.setdefault(cell["arm"], {}).setdefault(cell["seed"], set())
         place.add(cell["regime"])
     count = {arm: sum(found == regimes for found in by.values()) for arm, by in whole.items()}
-    kept = {arm for arm, n in count.items() if n >= 0.8 * max(count.values())}
+    most = max(count.values())
+    least = max(min(0.8 * most, most - 1), min(most, 1))
+    kept = {arm for arm, n in count.items() if n >= least}
     return result | {"cells": [c for c in result["cells"] if c["arm"] in kept]}
 
 
@@ -112,10 +115,11 @@ def regrets(result: dict[str, Any], split: str = "test", kind: str = "sampled") 
     }
 
 
-def share_to_reach(curve: list[dict[str, float]], target: float, split: str = "test") -> float:
-    """How much of its run a curve took to that success; 1, the whole run, if it never did."""
-    last = curve[-1]["step"]
-    return next((point["step"] for point in curve if point[split] >= target), last) / last
+def point_reached(
+    curve: list[dict[str, float]], target: float, split: str = "test"
+) -> dict[str, float]:
+    """The first point of a curve with that success; its last one if there is none."""
+    return next((point for point in curve if point[split] >= target), curve[-1])
 
 
 def largest_drop(curve: list[dict[str, float]], split: str = "test") -> float:
@@ -202,7 +206,8 @@ def print_result(result: dict[str, Any], console: Console) -> None:
             least = detectable((values[0] - other).mean(0))
             rows.add_row(name, *(number(row[m]) for m in measures.values()), f"{least:.3f}")
         console.print(rows)
-    if len(seeds) > 1 and all("trace" in cell.get("settings", {}) for cell in cells):
+    both = len({arm.startswith(CONSTANT) for arm in arms}) == 2
+    if both and len(seeds) > 1 and all("trace" in cell.get("settings", {}) for cell in cells):
         print_ceiling(result, console)
     if all("curve" in cell for cell in cells if "splits" in cell):
         print_curves(result, console)
@@ -257,7 +262,7 @@ TARGET = 0.15
 
 def print_curves(result: dict[str, Any], console: Console, target: float = TARGET) -> None:
     """What an arm paid for `target` success, how deep its curve fell, what it forgot."""
-    title = f"Paid for {target:.0%} (the whole run where it was not reached); means of all cells"
+    title = f"Paid for {target:.0%} (the whole run where it was not reached); means over cells"
     forgetting = ("demonstrations' nats a token: least", "at the end")
     names = ("reached", "steps", "rollouts", "seconds", "largest drop", *forgetting)
     rows = Table("", *names, title=title)
@@ -266,11 +271,13 @@ def print_curves(result: dict[str, Any], console: Console, target: float = TARGE
         facts = []
         for cell in cells:
             curve = cell["curve"]
-            share = share_to_reach(curve, target)
+            paid = point_reached(curve, target)
             nll = [point["demonstration_nll"] for point in curve]
-            rollouts = cell["training_rollouts"] + cell["validation_rollouts"]
-            facts.append((share * curve[-1]["step"], share * rollouts, share * cell["seconds"],
-                          largest_drop(curve), min(nll), nll[-1]))  # fmt: skip
+            facts.append((paid["step"], paid["rollouts"], paid["seconds"], largest_drop(curve),
+                          min(nll), nll[-1]))  # fmt: skip
+        if not cells:  # all of them diverged
+            rows.add_row(arm, *"-" * len(names))
+            continue
         reached = sum(max(p["test"] for p in c["curve"]) >= target for c in cells)
         steps, rollouts, seconds, drop, least, end = np.mean(facts, 0)
         rows.add_row(arm, f"{reached} of {len(cells)}", f"{steps:.0f}", f"{rollouts:.0f}",

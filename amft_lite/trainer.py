@@ -153,7 +153,7 @@ class AMFTTrainer(ValueHeadTrainer):
             self.validation_dataset = self._tokenized(self.validation_dataset)
         if args.advantage == "gae":
             self.add_critic()
-        if self.method.whole_batch and self.is_fsdp_enabled:
+        if hasattr(self.rule, "gate") and self.is_fsdp_enabled:
             raise TrainerInputError(
                 f"{self.method.name} cannot run under FSDP, which gives no process all parameters; "
                 "use DDP, or amft, whose mu is one number."
@@ -349,8 +349,8 @@ class AMFTTrainer(ValueHeadTrainer):
     def _influence(self, model, step: int, direction: Tensor, most: int = 128) -> tuple:
         """How demonstrations would fare along `direction`: (p, rise of log p, mask), [M, T].
 
-        As `AMFT.influence`; in half precision, whose rounding would drown a tenth of a step, the
-        difference spans a whole one.
+        As `AMFT.influence`; in half precision, whose rounding would drown a tenth of a step either
+        way, it is a whole one.
         """
         processes = self.accelerator.num_processes
         n = max(1, min(most, len(self.sft_dataset)) // processes) * processes

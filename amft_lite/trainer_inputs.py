@@ -86,6 +86,14 @@ class AMFTConfig(GRPOConfig):
             )
         if self.advantage not in ("group", "gae"):
             raise TrainerInputError(f"advantage must be group or gae, not {self.advantage!r}.")
+        if self.gate_start not in ("open", "sceptical"):
+            raise TrainerInputError(
+                f"gate_start must be open or sceptical, not {self.gate_start!r}."
+            )
+        if not 0 <= self.trace_decay < 1:
+            raise TrainerInputError(
+                f"trace_decay must be at least 0 and below 1, not {self.trace_decay}."
+            )
         for name, least in (
             ("sft_batch_size", 1), ("sft_warmup_steps", 0), ("validation_prompts", 1),
             ("validation_rollouts", 2), ("meta_every", 1),
@@ -286,10 +294,12 @@ def refuse_other_config(saved: dict, given: dict, checkpoint: str) -> None:
     Raises:
         TrainerInputError: names the first key that differs.
     """
-    for key in sorted(saved.keys() | given.keys()):
-        if saved.get(key) != given.get(key):
+    new = {k: v.default for k, v in AMFTConfig.__dataclass_fields__.items()}  # since that version
+    saved = {key: saved.get(key, new.get(key)) for key in saved.keys() | given.keys()}
+    for key in sorted(saved):
+        if saved[key] != given.get(key):
             raise TrainerInputError(
-                f"{checkpoint} was made with {key}={saved.get(key)!r}, this run has "
+                f"{checkpoint} was made with {key}={saved[key]!r}, this run has "
                 f"{given.get(key)!r}; resume with the same (only settings of output, logging, "
                 "saving, evaluation and length of the run may differ)."
             )

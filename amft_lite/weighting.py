@@ -212,9 +212,9 @@ class Controller:
     averages carry the signal. Where validation rollouts all got one reward there is no signal:
     the meta part is exactly 0 and grad U's average waits.
 
-    With `trace_decay` the direction is e <- trace_decay e + d theta'/d mu: also what earlier steps
-    owe to mu, as if later steps carried it on unchanged (forward-mode differentiation through
-    several steps, with the identity for their Jacobians).
+    With `trace_decay` the direction is e <- trace_decay e + d theta'/d mu, from meta-gradient to
+    meta-gradient: also what earlier steps owe to mu, as if later steps carried it on unchanged
+    (forward-mode differentiation through several steps, with the identity for their Jacobians).
     """
 
     def __init__(self, name: str, options: RuleOptions) -> None:

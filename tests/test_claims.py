@@ -71,7 +71,8 @@ def cells(**arms):
     return {"study": "s", "cells": [
         {"arm": arm, "regime": f"r{r}", "seed": s, "splits": {"test": {"sampled": x, "greedy": x}},
          "traces": {"mu": [1.0, 0.5 + x, None, 0.5]}, "curve": [
-             {"step": 15, "test": x}, {"step": 30, "test": 2 * x}],
+             {"step": 15, "test": x, "rollouts": 110},
+             {"step": 30, "test": 2 * x, "rollouts": 330}],
          "training_rollouts": 300, "validation_rollouts": 30, "meta_movement": x}
         for arm, rows in arms.items() for r, row in enumerate(rows) for s, x in enumerate(row)
     ]}  # fmt: skip

@@ -77,6 +77,15 @@ def test_weights_adapters_and_adam_by_hand():
     assert part(found, "meta step", "g_RL, g_SFT, grad U") == 12 * 18_464_768
 
 
+def test_learned_gates_cost_vectors_of_the_trained_parameters():
+    plain, gated = (plan(build({**SMALL, "method": m})) for m in ("amft", "amft_gate"))
+    assert set(gated.moments) - set(plain.moments) == {"learning gates"}
+    held = part(gated, "learning gates", "backward through Adam's update")
+    assert held == 12 * 4 * 18_464_768
+    traced = plan(build({**SMALL, "trace_decay": 0.8}))
+    assert part(traced, "rollouts", "averages of the mu rule") == 16 * 18_464_768
+
+
 def test_logits_by_hand():
     # 8 answers a micro-batch, 200 answer tokens: prompts have no logits
     assert part(plan(build(SMALL)), "RL backward", "logits") == 8 * 200 * 151_936 * 12

@@ -90,10 +90,15 @@ def test_trl_still_finds_log_probabilities_as_we_read_them():
 # --- resume ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("advantage", ["group", "gae"])
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, advantage):
+@pytest.mark.parametrize(
+    ("method", "advantage"), [("amft", "group"), ("amft", "gae"), ("amft_gate", "group")]
+)
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch, method, advantage):
+    monkeypatch.setattr("amft_lite.gate.EDGES", (0.001, 0.004, 0.01, 0.03))  # as random experts
+
     def run(folder, resume=None, stop=None):
-        made = trainer(tmp_path / folder, advantage=advantage)
+        # at .4: amft_gate brings another start of mu along
+        made = trainer(tmp_path / folder, advantage=advantage, method=method, mu_start=0.4)
         made.unrecorded()
         made.args.save_strategy, made.args.save_steps = "steps", 2
         if stop:
@@ -106,9 +111,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, advantage):
     resumed = run("half", resume=str(tmp_path / "half" / "checkpoint-4"))
     assert resumed.state.global_step == 6
     assert torch.equal(weights(whole), weights(resumed))
-    assert whole.rule.mu == resumed.rule.mu != 0.5
+    assert whole.rule.mu == resumed.rule.mu != 0.4
     assert [mu for _, mu, _ in whole.rule.seen][-2:] == [mu for _, mu, _ in resumed.rule.seen]
     assert whole.target_entropy == resumed.target_entropy
+    if method == "amft_gate":
+        for name in ("gate", "trust"):
+            assert torch.equal(getattr(whole.rule, name), getattr(resumed.rule, name))
+        assert whole.rule.gate.tolist() != [0.0, 0.0, 1.0, 1.0, 1.0]
     if advantage == "gae":
         for a, b in zip(whole.critic.parameters(), resumed.critic.parameters(), strict=True):
             assert torch.equal(a, b)
@@ -124,6 +133,14 @@ def test_a_checkpoint_of_another_config_is_refused_by_the_key(tmp_path):
     (tmp_path / "checkpoint-1" / STATE).unlink()
     with pytest.raises(TrainerInputError, match="no checkpoint of AMFTTrainer"):
         make(tmp_path).train(resume_from_checkpoint=checkpoint)
+
+
+def test_a_checkpoint_from_before_a_setting_existed_is_that_of_its_default():
+    given = ti.comparable(settings("x"))
+    old = {k: v for k, v in given.items() if k not in ("eta_gate", "trace_decay")}
+    ti.refuse_other_config(old, given, "checkpoint-1")
+    with pytest.raises(TrainerInputError, match=r"eta_gate=0\.2, this run has 0\.5"):
+        ti.refuse_other_config(old, given | {"eta_gate": 0.5}, "checkpoint-1")
 
 
 def test_settings_of_output_and_length_may_differ_on_resume(tmp_path):
