@@ -16,7 +16,9 @@ where TRL reuses rollouts (`num_iterations`).
 Differences from the loop: H* is the entropy of the first rollouts after the warm-up, not of extra
 ones. The value head of `advantage="gae"` lives outside the model and trains by its own Adam.
 
-Left out: DeepSpeed (its engine steps inside backward), FSDP version 1, images in demonstrations.
+Prompts may come with images (columns `image` or `images`), as for GRPOTrainer.
+
+Left out: DeepSpeed (its engine steps inside backward), FSDP version 1, images in answers.
 Run on CPU only, in one and two processes: CUDA, fp16, vLLM and FSDP have not been run.
 """
 
@@ -57,6 +59,7 @@ from amft_lite.trainer_batches import (
     answers_of,
     demonstration_batch,
     micro_batches,
+    seen_prompts,
     tokenized,
 )
 from amft_lite.trainer_inputs import (
@@ -135,6 +138,7 @@ class AMFTTrainer(ValueHeadTrainer):
             if p.dtype != value.dtype:  # TRL makes a 4-bit model's adapters bf16, in which small
                 p.data = value.to(p.device)  # steps vanish and which fp16's scaler cannot take
         keep_differentiable(self.model)
+        self._keep_images_out_of_answers()
         if str(self.accelerator.distributed_type).endswith("DEEPSPEED"):
             raise TrainerInputError("AMFTTrainer cannot run under DeepSpeed; use DDP or FSDP.")
         if self.is_fsdp_enabled and not getattr(self.accelerator, "is_fsdp2", False):
@@ -158,6 +162,19 @@ class AMFTTrainer(ValueHeadTrainer):
                 f"{self.method.name} cannot run under FSDP, which gives no process all parameters; "
                 "use DDP, or amft, whose mu is one number."
             )
+
+    def _keep_images_out_of_answers(self) -> None:
+        """A sampled image token would ask the next forward pass for a picture that is not there.
+
+        (vLLM samples with settings of its own; there it is left to it.)
+        """
+        config = self.accelerator.unwrap_model(self.model).config
+        tokens = {getattr(config, name, None) for name in ("image_token_id", "image_token_index")}
+        if tokens := tokens - {None}:
+            sampling = getattr(self, "generation_config", None)
+            if sampling is not None:
+                kept = set(sampling.suppress_tokens or ())
+                sampling.suppress_tokens = sorted(kept | tokens)
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -287,7 +304,7 @@ class AMFTTrainer(ValueHeadTrainer):
         """Logits [B, T, V] that predict the answers, at temperature 1: a plain forward."""
         keep = part.tokens.shape[1]
         extra = {"logits_to_keep": keep + 1} if "logits_to_keep" in self.model_kwarg_keys else {}
-        output = model(input_ids=part.ids, attention_mask=part.attention, use_cache=False, **extra)
+        output = model(**part.forward_inputs(), use_cache=False, **extra)
         return output.logits[:, -keep - 1 : -1].float()
 
     # --- demonstrations --------------------------------------------------------------------------
@@ -379,7 +396,12 @@ class AMFTTrainer(ValueHeadTrainer):
 
     def _padded(self, rows: dict[str, list]) -> Answers:
         """Tokenised demonstrations as tensors."""
-        return demonstration_batch(rows, self._tokenizer.pad_token_id, self.accelerator.device)
+        seen = None
+        if "prompt_ids" not in rows:
+            found = seen_prompts(rows, self.processing_class, self.chat_template_kwargs)
+            rows, seen = rows | {"prompt_ids": found[0]}, found[1]
+        pad, device = self._tokenizer.pad_token_id, self.accelerator.device
+        return demonstration_batch(rows, pad, device, seen)
 
     # --- validation ------------------------------------------------------------------------------
 

@@ -1,6 +1,9 @@
 """What AMFTTrainer's own backward passes are fed with: demonstrations and rollouts as tensors.
 
-Left out: images.
+What a vision-language model sees beside its tokens travels along as TRL's own batches have it
+(`pixel_values`, and what a family of models needs besides); cutting it row by row is TRL's work.
+
+Left out: images in an expert's answer.
 """
 
 from __future__ import annotations
@@ -12,32 +15,85 @@ from typing import Any, NamedTuple
 import torch
 from datasets import Dataset
 from torch import Tensor
-from trl.data_utils import apply_chat_template, is_conversational
+from trl.data_utils import apply_chat_template, is_conversational, prepare_multimodal_messages
+from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
+
+#: What a forward pass may get besides tokens, under TRL's names; `num_images` counts them by row.
+SEEN = (
+    "pixel_values", "image_grid_thw", "pixel_attention_mask", "image_sizes", "token_type_ids",
+    "mm_token_type_ids", "image_position_ids", "num_images",
+)  # fmt: skip
 
 
 class Answers(NamedTuple):
-    """A micro-batch: ids, attention [B, L + T]; tokens, mask [B, T]; advantages [B] if sampled."""
+    """A micro-batch: ids, attention [B, L + T]; tokens, mask [B, T]; advantages [B] if sampled;
+    `seen`: what there is of `SEEN`."""
 
     ids: Tensor
     attention: Tensor
     tokens: Tensor
     mask: Tensor
     advantages: Tensor | None = None
+    seen: dict[str, Any] | None = None
+
+    def forward_inputs(self) -> dict[str, Tensor]:
+        """A forward pass's arguments."""
+        seen = {k: v for k, v in (self.seen or {}).items() if k != "num_images"}
+        return {"input_ids": self.ids, "attention_mask": self.attention, **seen}
 
 
 def answers_of(batch: dict[str, Any]) -> Answers:
     """The token ids of a batch as TRL prepares it."""
     tokens, mask = batch["completion_ids"], batch["completion_mask"]
     ids = torch.cat((batch["prompt_ids"], tokens), 1)
-    return Answers(ids, torch.cat((batch["prompt_mask"], mask), 1), tokens, mask)
+    seen = {k: batch[k] for k in SEEN if batch.get(k) is not None}
+    attention = torch.cat((batch["prompt_mask"], mask), 1)
+    return Answers(ids, attention, tokens, mask, seen=seen or None)
 
 
 def micro_batches(answers: Answers, size: int) -> list[Answers]:
     """Cut to at most `size` rows."""
     return [
-        Answers(*(None if x is None else x[start : start + size] for x in answers))
+        Answers(*(_rows(x, slice(start, start + size)) for x in answers))
         for start in range(0, len(answers.ids), size)
     ]
+
+
+def _rows(x: Any, part: slice) -> Any:
+    """Some rows of a tensor, or of what belongs to rows with images."""
+    if x is None or isinstance(x, Tensor):
+        return x if x is None else x[part]
+    by_row = split_pixel_values_by_grid(x)
+    return unsplit_pixel_values_by_grid({k: v[part] for k, v in by_row.items()})
+
+
+def images_of(rows: dict[str, list]) -> list[list] | None:
+    """Each row's images, from TRL's columns `images` or `image`; None where there is neither."""
+    if "images" in rows:
+        return [list(images or ()) for images in rows["images"]]
+    if "image" in rows:
+        return [[] if image is None else [image] for image in rows["image"]]
+    return None
+
+
+def seen_prompts(
+    rows: dict[str, list], processing_class: Any, chat_options: dict[str, Any] | None = None
+) -> tuple[list[list[int]], dict[str, Any]]:
+    """Token ids of prompts with images, and what `SEEN` says of them, as TRL prepares its own."""
+    images = images_of(rows)
+    prompts = [
+        prepare_multimodal_messages(prompt, images=own)
+        for prompt, own in zip(rows["prompt"], images, strict=True)
+    ]
+    texts = [
+        apply_chat_template({"prompt": prompt}, processing_class, **(chat_options or {}))["prompt"]
+        for prompt in prompts
+    ]
+    found = dict(processing_class(images=images, text=texts, padding=True, return_tensors="pt"))
+    ids, attention = found.pop("input_ids"), found.pop("attention_mask")
+    by_row = [row[on.bool()].tolist() for row, on in zip(ids, attention, strict=True)]
+    seen = {k: v for k, v in found.items() if k in SEEN}
+    return by_row, seen | {"num_images": [len(own) for own in images]}
 
 
 def tokenized(
@@ -52,7 +108,10 @@ def tokenized(
 
     `tokenize_prompts` is TRL's, so that an expert's prompt is what the policy is asked. The end of
     text is added, unless a chat template has ended the answer already; `max_length` cuts answers.
+    Prompts with images stay as they are, and are prepared when their turn comes (`seen_prompts`):
+    pixels would fill the memory.
     """
+    sees = bool({"images", "image"} & set(dataset.column_names))
 
     def tokens(rows: dict[str, list]) -> dict[str, list]:
         answers = []
@@ -60,27 +119,42 @@ def tokenized(
             row = {"prompt": prompt, "completion": completion}
             chat = is_conversational(row)
             if chat:
+                if sees:
+                    row = {k: prepare_multimodal_messages(v) for k, v in row.items()}
                 row = apply_chat_template(row, processing_class, **(chat_options or {}))
             ids = tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
             if not chat and ids[-1:] != [tokenizer.eos_token_id]:
                 ids = [*ids, tokenizer.eos_token_id]
             answers.append(ids[:max_length])
-        return {"prompt_ids": tokenize_prompts(rows["prompt"])[0], "answer_ids": answers}
+        found = {"answer_ids": answers}
+        return found if sees else found | {"prompt_ids": tokenize_prompts(rows["prompt"])[0]}
 
+    kept = {"prompt", "images", "image"} if sees else set()
     return dataset.map(
         tokens,
         batched=True,
-        remove_columns=dataset.column_names,
+        remove_columns=[name for name in dataset.column_names if name not in kept],
         desc="Tokenizing demonstrations",
         new_fingerprint=uuid.uuid4().hex,  # or datasets would pickle TRL's trainer, model included
     )
 
 
-def demonstration_batch(rows: dict[str, list], pad: int, device: torch.device) -> Answers:
-    """Rows of `tokenized` as tensors: prompts padded on the left, answers on the right."""
+def demonstration_batch(
+    rows: dict[str, list], pad: int, device: torch.device, seen: dict[str, Any] | None = None
+) -> Answers:
+    """Rows with prompt_ids and answer_ids as tensors: prompts padded on the left, answers on the
+    right; `seen` of their prompts."""
     prompt, before = _padded(rows["prompt_ids"], pad, "left", device)
     tokens, mask = _padded(rows["answer_ids"], pad, "right", device)
-    return Answers(torch.cat((prompt, tokens), 1), torch.cat((before, mask), 1), tokens, mask)
+    if seen:
+        seen = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in seen.items()}
+        for name in ("token_type_ids", "mm_token_type_ids"):  # one a token: answers see nothing
+            if name in seen:
+                padded, _ = _padded(seen[name].tolist(), 0, "left", device)
+                padded = padded[:, -prompt.shape[1] :] * before
+                seen[name] = torch.cat((padded, torch.zeros_like(tokens)), 1)
+    attention = torch.cat((before, mask), 1)
+    return Answers(torch.cat((prompt, tokens), 1), attention, tokens, mask, seen=seen)
 
 
 def _padded(

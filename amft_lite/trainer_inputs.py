@@ -7,11 +7,12 @@ whose prompts cannot be compared beforehand.
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -225,6 +226,21 @@ def demonstrations(data: Any) -> Dataset:
     return as_dataset("sft_dataset", data, ("prompt", "completion"))
 
 
+def _identities(data: Dataset) -> Iterator[str]:
+    """What makes a row's prompt the same as another's: its text, and the pixels beside it."""
+    images = [name for name in ("images", "image") if name in data.column_names]
+    if not images:
+        yield from (json.dumps(prompt, sort_keys=True) for prompt in data["prompt"])
+        return
+    for row in data.select_columns(["prompt", images[0]]):
+        own = row[images[0]]
+        digest = hashlib.sha256(json.dumps(row["prompt"], sort_keys=True, default=str).encode())
+        for image in own if isinstance(own, list) else [own]:
+            if image is not None:
+                digest.update(f"{image.size}{image.mode}".encode() + image.tobytes())
+        yield digest.hexdigest()
+
+
 def refuse_leaks(train: Any, experts: Dataset | None, validation: Dataset) -> None:
     """Validation prompts must be new to training: on its own prompts, RL's noise looks like signal.
 
@@ -233,11 +249,12 @@ def refuse_leaks(train: Any, experts: Dataset | None, validation: Dataset) -> No
     Raises:
         TrainerInputError: they share a prompt, which is shown.
     """
-    held_out = {json.dumps(prompt, sort_keys=True) for prompt in validation["prompt"]}
+    held_out = set(_identities(validation))
     for name, data in (("train_dataset", train), ("sft_dataset", experts)):
         if not isinstance(data, Dataset):
             continue
-        shared = [p for p in data["prompt"] if json.dumps(p, sort_keys=True) in held_out]
+        known = zip(data["prompt"], _identities(data), strict=True)
+        shared = [prompt for prompt, identity in known if identity in held_out]
         if shared:
             raise TrainerInputError(
                 f"{len(shared)} prompts of validation_dataset are also in {name}, for example "

@@ -63,8 +63,7 @@ class ValueHeadTrainer(GRPOTrainer):
         states = []
         for part in micro_batches(answers, self.args.per_device_train_batch_size):
             output = self.model(
-                input_ids=part.ids,
-                attention_mask=part.attention,
+                **part.forward_inputs(),
                 use_cache=False,
                 output_hidden_states=True,
             )
