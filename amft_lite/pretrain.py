@@ -39,10 +39,7 @@ from amft_lite.models import (
 )
 from amft_lite.objectives import sft_loss
 from amft_lite.provenance import provenance
-from amft_lite.tasks import REGISTRY, load_task
-
-#: The word of a vocabulary whose place pictures take; a task with it is pretrained with an eye.
-PICTURE = "<card>"
+from amft_lite.tasks import PICTURE, REGISTRY, load_task
 
 
 @dataclass(frozen=True)

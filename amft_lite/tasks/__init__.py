@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+#: The word whose place in a prompt a picture takes; a task that has it is seen by an eye.
+PICTURE = "<card>"
+
+
 @dataclass(frozen=True)
 class Example:
     """One prompt.
@@ -32,7 +36,7 @@ class Example:
 
     def pictures(self) -> np.ndarray | None:
         """What a tiny vision-language model sees beside the prompt: uint8 [n, height, width, 3],
-        one for each `<card>` of the prompt in turn; None where there is nothing to see."""
+        one for each `PICTURE` of the prompt in turn; None where there is nothing to see."""
         return None
 
 

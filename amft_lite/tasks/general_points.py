@@ -28,7 +28,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from amft_lite.tasks import Demonstration, Reward
+from amft_lite.tasks import PICTURE, Demonstration, Reward
 from amft_lite.tasks.cards import RANKS
 from amft_lite.tasks.points_grader import (
     OUTCOMES,
@@ -46,7 +46,6 @@ from amft_lite.tasks.points_grader import (
 from amft_lite.tasks.points_solver import LIMIT, OPERATORS, Step, next_steps, solutions, solve
 
 __all__ = [
-    "CARD",
     "FACES",
     "ID_RULE",
     "LIMIT",
@@ -75,7 +74,6 @@ __all__ = [
 ]
 
 FACES = ("J", "Q", "K")
-CARD = "<card>"  #: a picture's place in a prompt
 BLACK_SUITS, RED_SUITS = ("S", "C"), ("H", "D")
 SEPARATORS = ("=", ";", ":", "|")
 ID_RULE = (10, 10, 10)
@@ -95,7 +93,7 @@ def prompt_text(cards: Sequence[str], target: int, rule: tuple[int, int, int]) -
 
 def picture_hand(facts: dict[str, Any], suits: Sequence[str], view: int) -> PictureHand:
     """The hand with its cards shown instead of written."""
-    prompt = prompt_text([CARD] * len(facts["cards"]), facts["target"], facts["rule"])
+    prompt = prompt_text([PICTURE] * len(facts["cards"]), facts["target"], facts["rule"])
     return PictureHand(**facts | {"prompt": prompt}, suits=tuple(suits), view=view)
 
 
@@ -232,7 +230,7 @@ class GeneralPoints:
         return demonstrations
 
     def answer(self, hand: Hand, steps: Iterable[Step | str]) -> str:
-        """The answer that reads this hand right and takes these steps."""
+        """The answer that reads these `cards` and `values` right and takes these steps."""
         values, steps = " ".join(map(str, hand.values)), " ".join(map(str, steps))
         if self.vision:
             return f"{' '.join(hand.cards)} | {values} | {steps}"
@@ -248,4 +246,4 @@ class GeneralPoints:
     def vocabulary(self) -> list[str]:
         """Numbers 0..99 (cards 2..10 are numbers), A J Q K, operators, separators."""
         words = [*map(str, range(LIMIT + 1)), "A", *FACES, *OPERATORS, *SEPARATORS]
-        return [*words, CARD] if self.vision else words
+        return [*words, PICTURE] if self.vision else words

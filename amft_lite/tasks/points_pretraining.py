@@ -126,5 +126,5 @@ def texts(
 ) -> Iterator[tuple[str, str]]:
     """An endless stream of (prompt, completion)."""
     for chain in chains(task, informative, format_share, rng):
-        words = [*map(str, chain.values), *chain.lines]
-        yield prompt_text(chain.cards, chain.target, chain.rule), " ".join(words)
+        prompt = prompt_text(chain.cards, chain.target, chain.rule)
+        yield prompt, task.answer(chain, chain.lines)

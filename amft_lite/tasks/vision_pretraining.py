@@ -4,6 +4,8 @@ It begins with the text base's weights (what it knows of rules and arithmetic) a
 sees the same chains with pictures in place of the cards. One hand in ten is red: enough that red
 is not wholly new, and far too little to read it as well as black.
 
+No base has been trained by it yet; the bands say what one must look like.
+
 Left out: chains of mixed suits, and any other picture.
 """
 
@@ -15,15 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from amft_lite.tasks import PICTURE
 from amft_lite.tasks import points_pretraining as text_game
 from amft_lite.tasks.cards import Card, look
 from amft_lite.tasks.general_points import (
     BLACK_SUITS,
-    CARD,
     RED_SUITS,
     GeneralPoints,
     prompt_text,
-    verify,
 )
 from amft_lite.tasks.points_grader import PictureHand, cards_read
 
@@ -37,7 +38,7 @@ BANDS = {
     "success_with_drafts": (0.04, 0.15),
     "cards_read_right": (0.95, 1.0),  # all three of a black hand
     "red_cards_read_right": (0.25, 0.60),
-    "values_read_right": (0.90, 1.0),  # under 11/12/13, where the cards were read right
+    "values_read_right": (0.90, 1.0),  # cards and values, under 11/12/13
 }
 
 
@@ -47,11 +48,7 @@ def _values_read(hand: PictureHand, text: str) -> bool:
 
 
 CHECKS: dict[str, tuple[str, Callable[[PictureHand, str], bool]]] = {
-    "success": ("validation", lambda hand, text: verify(text, hand).correct),
-    "success_with_drafts": (
-        "validation",
-        lambda hand, text: verify(text, hand).correct or verify(text, hand, draft=True).correct,
-    ),
+    **{name: text_game.CHECKS[name] for name in ("success", "success_with_drafts")},
     "cards_read_right": ("validation", cards_read),
     "red_cards_read_right": ("ood_visual", cards_read),
     "values_read_right": ("ood_rule", _values_read),
@@ -66,6 +63,5 @@ def texts(
     for chain in text_game.chains(task, informative, format_share, rng):
         suits = RED_SUITS if rng.random() < RED_SHARE else BLACK_SUITS
         seen = look([Card(rank, rng.choice(suits)) for rank in chain.cards], light)
-        prompt = prompt_text([CARD] * len(chain.cards), chain.target, chain.rule)
-        values = " ".join(map(str, chain.values))
-        yield prompt, f"{' '.join(chain.cards)} | {values} | {' '.join(chain.lines)}", seen
+        prompt = prompt_text([PICTURE] * len(chain.cards), chain.target, chain.rule)
+        yield prompt, task.answer(chain, chain.lines), seen

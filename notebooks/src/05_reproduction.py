@@ -427,6 +427,7 @@ for word, words in (("clean", "experts right"), ("wrong", "half of them wrong"))
 # ## 5 · Six regimes, ten seeds
 #
 # Now on test problems, whose results nobody had seen when the claims were written down.
+# Twelve arms: eight methods, one of them (`fixed`) at five values of $\mu$.
 # `amft_gate-equal` takes 10 prompts a step in place of 16, so that with its validation
 # it pays for as many rollouts as the others.
 #
