@@ -85,12 +85,13 @@ def rollouts_paid(config: RunConfig, records: list[dict[str, Any]]) -> dict[str,
 
 
 def glance(loop: AMFT, splits: dict[str, list[int]]) -> dict[str, float]:
-    """A point of a learning curve: success on each split (200 problems, 4 samples each), and nats
-    a token of the demonstrations."""
+    """A point of a learning curve: success on each split (200 problems, 4 samples each), the task's
+    further readings of it (`test: cards read right`), and nats a token of the demonstrations."""
     point: dict[str, float] = {}
     for split in splits:
         found = evaluate(loop.policy, loop.tokenizer, loop.task, split, 200, 4, greedy=False)
-        point[split] = round(sum(found.correct) / (4 * len(found.correct)), 4)
+        shares = {split: found.correct} | {f"{split}: {k}": v for k, v in found.readings.items()}
+        point |= {name: round(sum(n) / (4 * len(n)), 4) for name, n in shares.items()}
     return point | {"demonstration_nll": round(demonstration_nll(loop), 4)}
 
 

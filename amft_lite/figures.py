@@ -8,7 +8,7 @@ the interactive form alone.
 A slider shows one of several groups of traces; the PNG then holds the first group. The alt text
 of a figure travels in its `layout.meta`; `notebooks/tools/build.py` hands it to the PNG.
 
-Left out: animation, and chart types other than lines, bands, markers and bars.
+Left out: animation, and chart types other than lines, bands, markers, bars and heat maps.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ COLOURS = {
 }
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7f7f7f")
 DASHES = ("solid", "dash", "dot", "dashdot")
+
+SPLIT_NAMES = {"test": "same rule", "ood_rule": "new rule", "ood_visual": "red suits"}
 
 Line = dict[str, Any]
 
@@ -111,6 +113,20 @@ def add_slider(figure: go.Figure, label: str, groups: dict[str, Sequence[int]]) 
     )  # fmt: skip
 
 
+def heat_figure(
+    title: str, x: str, y: str, names: Sequence[str], shares: Sequence[Sequence[float]]
+) -> go.Figure:
+    """Shares from 0 to 1 as a square of colours, row i from above; `names` on both axes."""
+    figure = new_figure(title, x, y, 420)
+    figure.add_heatmap(
+        x=list(names), y=list(names), z=[list(row) for row in shares], zmin=0.0, zmax=1.0,
+        colorscale=[[0.0, "#ffffff"], [1.0, COLOURS["amft"]]],
+        hovertemplate=f"{y} %{{y}}, {x} %{{x}}: %{{z:.2f}}<extra></extra>",
+    )  # fmt: skip
+    figure.update_xaxes(type="category")
+    return figure.update_yaxes(type="category", autorange="reversed", scaleanchor="x")
+
+
 def column(lines: Sequence[Line], name: str) -> tuple[list[int], list[float]]:
     """Steps and values of a metric where it was measured."""
     pairs = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
@@ -158,9 +174,7 @@ def success_figure(curves: dict[str, Sequence[Line]], warmup_steps: int = 0) -> 
             steps = [point["step"] for point in curve]
             low = [point[split]["low"] for point in curve]
             high = [point[split]["high"] for point in curve]
-            label = split
-            if "ood_rule" in splits:
-                label = {"test": "same rule", "ood_rule": "new rule"}[split]
+            label = SPLIT_NAMES.get(split, split) if "ood_rule" in splits else split
             if len(curves) == 1 or not number:
                 add_band(figure, steps, low, high, shade, f"{name} band")
             figure.add_scatter(
@@ -304,13 +318,15 @@ def _rgba(text: str) -> tuple[float, ...]:
 
 
 def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 100) -> bytes:
-    """The figure as a PNG, drawn by matplotlib: lines, markers, bands, bars, line annotations.
+    """The figure as a PNG, drawn by matplotlib: lines, markers, bands, bars, heat maps,
+    line annotations.
 
     Raises:
         ImportError: matplotlib is not installed.
         ValueError: a kind of trace that this drawing does not know.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
     layout = figure.layout
@@ -334,6 +350,15 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 100) -> bytes:
                 errors = [low if low is not None else trace.error_y.array, trace.error_y.array]
                 centres = [bar.get_x() + bar.get_width() / 2 for bar in bars]
                 axes.errorbar(centres, list(trace.y), errors, fmt="none", ecolor="#444444")
+        elif trace.type == "heatmap":
+            shades = [shade for _, shade in trace.colorscale]
+            colours = LinearSegmentedColormap.from_list("", shades)
+            shown = axes.imshow(
+                [list(row) for row in trace.z], vmin=trace.zmin, vmax=trace.zmax, cmap=colours
+            )
+            axes.set_xticks(range(len(trace.x)), list(trace.x))
+            axes.set_yticks(range(len(trace.y)), list(trace.y))
+            canvas.colorbar(shown)
         elif trace.type == "scatter" and trace.fill == "toself":
             axes.fill(list(trace.x), list(trace.y), color=_rgba(trace.fillcolor), lw=0)
         elif trace.type == "scatter":

@@ -88,8 +88,8 @@ def test_missing_measurements_leave_gaps_not_zeros():
 
 
 def test_an_unknown_kind_of_trace_is_refused_not_left_out():
-    with pytest.raises(ValueError, match="heatmap"):
-        figures.to_png(go.Figure(go.Heatmap(z=[[1]])))
+    with pytest.raises(ValueError, match="histogram"):
+        figures.to_png(go.Figure(go.Histogram(x=[1])))
 
 
 def test_notebooks_get_both_forms(monkeypatch):
@@ -158,3 +158,15 @@ def test_error_bars_and_log_axes_are_drawn():
     assert (pixels(figures.to_png(figure)) != plain).any()
     figure = small().update_yaxes(type="log")
     assert (pixels(figures.to_png(figure)) != plain).any()
+
+
+def test_a_heat_map_has_row_0_above_and_its_colours():
+    shares = [[1.0, 0.0], [0.5, 0.5]]
+    figure = figures.heat_figure("read", "read as", "shown", ["A", "K"], shares)
+    image = pixels(figures.to_png(figure)).astype(int)
+    full = (abs(image - np.array([0x00, 0x72, 0xB2])) < 3).all(-1)
+    half = (abs(image - np.array([0x80, 0xB9, 0xD9])) < 4).all(-1)
+    full, half = (np.argwhere(found[:, :700]) for found in (full, half))  # without the colour bar
+    assert len(full) > 5000 and len(half) > 10_000
+    assert full[:, 0].max() <= half[:, 0].min() + 2  # (A, A) lies above the row of K
+    assert abs(full[:, 1].min() - half[:, 1].min()) < 3 and half[:, 1].max() > full[:, 1].max() + 50

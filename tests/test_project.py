@@ -129,7 +129,7 @@ LAYERS = [
     {"claims"},
     {"exercises.checking"},
     {"exercises.implicit_rewards", "exercises.losses", "exercises.controller",
-     "exercises.training", "exercises.reproduction", "exercises.scaling"},
+     "exercises.training", "exercises.reproduction", "exercises.scaling", "exercises.vision"},
     {"exercises"},
     {"cli"},
     {"__main__"},

@@ -1,6 +1,7 @@
 """General Points with pictures: what is shown, how answers are graded, and a Llama with an eye."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -21,12 +22,12 @@ from amft_lite.models import (
     token_logps,
     word_tokenizer,
 )
-from amft_lite.pretrain import pretrain, recipe, take_weights
+from amft_lite.pretrain import bands, pretrain, recipe, take_weights
 from amft_lite.sampling import sample
 from amft_lite.tasks import PICTURE, load_task
 from amft_lite.tasks.cards import Card, look
 from amft_lite.tasks.general_points import picture_hand
-from amft_lite.tasks.vision_pretraining import RED_SHARE, texts
+from amft_lite.tasks.vision_pretraining import BANDS, texts
 
 TASK = load_task("general_points_vision")
 TEXT = load_task("general_points")
@@ -94,6 +95,8 @@ def test_experts_are_right_and_fill_the_longest_answer():
     ("Q 3 8 | 10 3 8 | 10 * 3 = 30 30 - 8 = 22", "wrong_cards"),
     ("3 J 8 | 3 10 8 | 10 * 3 = 30 30 - 8 = 22", "wrong_cards"),
     ("Q 3 8 | 9 3 8 | 10 * 3 = 31 x", "wrong_cards"),
+    ("Q 3 8 | 10 3", "wrong_cards"),  # before the form of what comes after is looked at
+    ("J 3 8 | 10 3", "syntax"),
     ("J 3 8 | 11 3 8 | 11 * 3 = 33 33 - 8 = 25", "misread"),
     ("J 3 8 | 10 3 8 | 10 + 3 = 13 13 + 8 = 21", "wrong_value"),
     ("J 3 8 | 10 3 8 | 10 * 3 = 31 31 - 8 = 23", "wrong_arithmetic"),
@@ -285,8 +288,15 @@ def test_pretraining_shows_what_the_recipe_says_and_learns():
 
     stream = texts(TASK, 0.3, 0.01, random.Random(0))
     rows = [next(stream) for _ in range(1500)]
-    red = [(seen[..., 0].astype(int) - seen[..., 1]).max() > 100 for _, _, seen in rows]
-    assert abs(np.mean(red) - RED_SHARE) < 4 * (RED_SHARE * (1 - RED_SHARE) / 1500) ** 0.5
+    low = []  # twos and threes: is it red?
+    for _, answer, seen in rows:
+        red = (seen[..., 0].astype(int) - seen[..., 1]).max((1, 2)) > 100
+        for rank, is_red in zip(answer.split("|")[0].split(), red, strict=True):
+            if rank in "2 3".split():
+                low.append(is_red)
+            else:
+                assert not is_red
+    assert abs(np.mean(low) - 0.4) < 4 * (0.4 * 0.6 / len(low)) ** 0.5 and len(low) > 500
     for prompt, answer, seen in rows[:200]:
         assert prompt.split().count(PICTURE) == 3 == len(seen) and answer.count("|") == 2
         assert prompt.split()[:3] not in (["10"] * 3, ["11", "12", "13"])
@@ -294,6 +304,27 @@ def test_pretraining_shows_what_the_recipe_says_and_learns():
     config = recipe(task="general_points_vision", batch=32)
     pretrain(config, stop_after=6, on_step=lambda step, loss: losses.append(loss))
     assert losses[-1] < losses[0]
+
+
+def test_the_shipped_base_lies_in_its_bands():
+    """Again from its weights: 500 draws, so within three standard errors of a band."""
+    stated = json.loads((base_folder(TASK.name) / "recipe.json").read_text())["bands"]
+    found = bands(*load_policy(base_folder(TASK.name)), recipe(task=TASK.name), prompts=500)
+    assert set(stated) == set(BANDS) == set(found)
+    for name, (low, high) in BANDS.items():
+        assert low <= stated[name] <= high, name
+        assert found[name] == pytest.approx(stated[name], abs=0.06), name
+
+
+def test_a_point_of_a_curve_says_how_cards_were_read():
+    from amft_lite.cells import glance
+
+    config = build({"task": "general_points_vision", "demonstrations": 12, "warmup_steps": 1})
+    loop = AMFT(*load_policy(base_folder(TASK.name)), TASK, config)
+    point = glance(loop, {"test": [0, 8], "ood_visual": [0, 8]})
+    assert set(point) == {"test", "test: cards read right", "ood_visual",
+                          "ood_visual: cards read right", "demonstration_nll"}  # fmt: skip
+    assert point["test: cards read right"] > 0.9 > point["ood_visual: cards read right"] > 0.1
 
 
 def test_the_log_probabilities_of_an_answer_depend_on_the_picture(model):

@@ -22,6 +22,7 @@ from amft_lite.exercises import (
     reproduction,
     scaling,
     training,
+    vision,
 )
 from amft_lite.exercises.checking import Exercise, Mistake, Result, WrongAnswer, judge
 
@@ -34,6 +35,7 @@ COURSE: dict[str, tuple[Exercise, ...]] = {
     "03_meta_gradient_controller": controller.EXERCISES,
     "04_amft_run": training.EXERCISES,
     "05_reproduction": reproduction.EXERCISES,
+    "06_general_points_vision": vision.EXERCISES,
     "08_scaling_up": scaling.EXERCISES,
 }
 

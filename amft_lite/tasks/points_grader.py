@@ -110,8 +110,9 @@ def parse(completion: str, cards: int, draft: bool = False) -> tuple[list[int], 
     return [int(word) for word in head], steps
 
 
-def read_cards(completion: str, cards: int) -> tuple[list[str], str] | str:
-    """The cards that an answer about pictures names, and the rest of it; or the fault's name.
+def read_cards(completion: str, cards: int) -> tuple[list[str], str | None] | str:
+    """The cards that an answer about pictures names, and the rest of it (None if that is not of
+    the form); or the fault's name.
 
     ``J 3 8 | 10 3 8 | 10 * 3 = 30 30 - 8 = 22``: cards, values, steps.
     """
@@ -119,11 +120,10 @@ def read_cards(completion: str, cards: int) -> tuple[list[str], str] | str:
         return "too_long"
     sections = completion.split("|")
     named = _words(sections[0])
-    if len(sections) != 3 or len(named) != cards or not set(named) <= set(RANKS):
+    if len(named) != cards or not set(named) <= set(RANKS):
         return "syntax"
-    if len(_words(sections[1])) != cards:
-        return "syntax"
-    return named, " ".join(sections[1:])
+    whole = len(sections) == 3 and len(_words(sections[1])) == cards
+    return named, " ".join(sections[1:]) if whole else None
 
 
 def cards_read(hand: Hand, completion: str) -> bool:
@@ -137,9 +137,12 @@ def verify(completion: str, example: Hand, draft: bool = False) -> Verdict:
         found = read_cards(completion, len(example.cards))
         if isinstance(found, str):
             return Verdict(found)
-        named, completion = found
+        named, rest = found
         if named != list(example.cards):
             return Verdict("wrong_cards")
+        if rest is None:
+            return Verdict("syntax")
+        completion = rest
     read = parse(completion, len(example.values), draft)
     if isinstance(read, str):
         return Verdict(read)
@@ -276,8 +279,9 @@ def to_json(completion: str, example: Hand) -> dict:
     cards = list(example.cards)
     if isinstance(example, PictureHand):
         found = read_cards(completion, len(cards))
-        if isinstance(found, str):
-            raise ValueError(f"this answer cannot be written as JSON: {found}")
+        if isinstance(found, str) or found[1] is None:
+            fault = found if isinstance(found, str) else "syntax"
+            raise ValueError(f"this answer cannot be written as JSON: {fault}")
         cards, completion = found
     read = parse(completion, len(example.values))
     if isinstance(read, str):

@@ -976,3 +976,146 @@ def _(token_losses, mask, all_tokens, processes):
 def _(token_losses, mask, all_tokens, processes):
     weights = mask.to(token_losses.dtype) * (processes / all_tokens)
     return torch.einsum("bt,bt->", token_losses, weights)
+
+
+# ------------------------------------------------------------------ graded
+
+
+@right("graded")
+def _(cards_right, form_right, values_right, value, target):
+    passed = [cards_right, form_right, values_right, value == target, False].index(False)
+    return [-1.5, -3.0, -1.5, -1.0, 5.0][passed]
+
+
+@right("graded")
+def _(cards_right, form_right, values_right, value, target):
+    reward = 5.0
+    # from the last stage back to the first: an earlier fault overwrites a later one
+    for ok, price in (
+        (value == target, -1.0),
+        (values_right, -1.5),
+        (form_right, -3.0),
+        (cards_right, -1.5),
+    ):
+        reward = reward if ok else price
+    return reward
+
+
+@right("graded")
+def _(cards_right, form_right, values_right, value, target):
+    alive = np.cumprod([1, cards_right, form_right, values_right, value == target])
+    # start at -1.5; each stage passed adds the step to the next price
+    steps = np.diff([0.0, -1.5, -3.0, -1.5, -1.0, 5.0])
+    return float((alive * steps).sum())
+
+
+# ------------------------------------------------------------------ eye_features
+
+
+@right("eye_features")
+def _(height, width, channels):
+    n = len(channels)
+    return channels[-1] * (height >> n) * (width >> n)
+
+
+@right("eye_features")
+def _(height, width, channels):
+    def side(s, times):
+        return s if times == 0 else side((s - s % 2) // 2, times - 1)
+
+    return math.prod([channels[-1], side(height, len(channels)), side(width, len(channels))])
+
+
+@right("eye_features")
+def _(height, width, channels):
+    x = np.zeros((1, height, width))
+    for c in channels:
+        h, w = x.shape[1:]
+        x = np.zeros((c, h, w))[:, 1::2, 1::2]
+    return int(x.size)
+
+
+# ------------------------------------------------------------------ put_pictures_in
+
+
+@right("put_pictures_in")
+def _(words, ids, pictures, token):
+    n = pictures.shape[1]
+    places = ids == token
+    number = places.cumsum(1)  # 1, 2, ... at the places
+    pick = places[..., None] & (number[..., None] == torch.arange(1, n + 1, device=ids.device))
+    pick = pick.to(pictures.dtype)  # [B, L, n]
+    stays = 1 - pick.sum(-1, keepdim=True)
+    return words * stays + torch.einsum("bln,bnd->bld", pick, pictures)
+
+
+@right("put_pictures_in")
+def _(words, ids, pictures, token):
+    n = pictures.shape[1]
+    rows = []
+    for b in range(len(ids)):
+        waiting = list(pictures[b].unbind(0)) if n else []
+        row = []
+        for word, i in zip(words[b], ids[b].tolist(), strict=True):
+            row.append(waiting.pop(0) if i == token and waiting else word)
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+@right("put_pictures_in")
+def _(words, ids, pictures, token):
+    n, d = pictures.shape[1:]
+    # a stable sort brings the places to the front, in their order
+    first = torch.argsort((ids != token).int(), dim=1, stable=True)[:, :n]
+    return words.scatter(1, first[..., None].expand(-1, -1, d), pictures)
+
+
+# ------------------------------------------------------------------ confusion
+
+
+@right("confusion")
+def _(shown, read, kinds):
+    a = F.one_hot(shown.long(), kinds).float()
+    b = F.one_hot(read.long(), kinds).float()
+    return torch.einsum("ni,nj->ij", a, b) / a.sum(0).clamp(min=1)[:, None]
+
+
+@right("confusion")
+def _(shown, read, kinds):
+    counts = np.zeros((kinds, kinds))
+    np.add.at(counts, (shown.numpy(), read.numpy()), 1)
+    total = counts.sum(1, keepdims=True)
+    shares = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
+    return torch.from_numpy(shares).float()
+
+
+@right("confusion")
+def _(shown, read, kinds):
+    # every hand brings 1 / (how often its card was shown): no row needs a division
+    often = torch.bincount(shown, minlength=kinds)
+    weight = 1.0 / often[shown].float()
+    flat = torch.zeros(kinds * kinds).scatter_add_(0, (shown * kinds + read).long(), weight)
+    return flat.view(kinds, kinds)
+
+
+# ------------------------------------------------------------------ lost_by_reading
+
+
+@right("lost_by_reading")
+def _(read_before, right_before, read_after, right_after):
+    return right_before * (read_after / read_before - 1)
+
+
+@right("lost_by_reading")
+def _(read_before, right_before, read_after, right_after):
+    # all of the change, less what the solving of the hands read explains
+    expected = read_after * right_before / read_before
+    by_solving = right_after - expected
+    return (right_after - right_before) - by_solving
+
+
+@right("lost_by_reading")
+def _(read_before, right_before, read_after, right_after):
+    reads = np.array([read_before, read_after])
+    success = reads * (right_before / read_before)
+    return float(np.diff(success)[0])

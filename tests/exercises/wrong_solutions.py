@@ -2256,3 +2256,428 @@ def _(token_losses, mask, all_tokens, processes):
 def _(token_losses, mask, all_tokens, processes):
     own = (token_losses * mask).sum() / mask.sum()
     return own * processes / all_tokens
+
+
+# ------------------------------------------------------------------ graded
+
+
+# misconception: the last fault found sets the price, not the first
+@wrong("graded", "last fault")
+def _(cards_right, form_right, values_right, value, target):
+    reward = 5.0
+    if not cards_right:
+        reward = -1.5
+    if not form_right:
+        reward = -3.0
+    if not values_right:
+        reward = -1.5
+    if value != target:
+        reward = -1.0
+    return reward
+
+
+# misconception: the prices of all faults add up
+@wrong("graded", "added up")
+def _(cards_right, form_right, values_right, value, target):
+    cost = (
+        1.5 * (not cards_right)
+        + 3.0 * (not form_right)
+        + 1.5 * (not values_right)
+        + 1.0 * (value != target)
+    )
+    return 5.0 if cost == 0 else -cost
+
+
+# misconception: whoever hits the target is right, whatever the cards, form and values
+@wrong("graded", "target first")
+def _(cards_right, form_right, values_right, value, target):
+    if value == target:
+        return 5.0
+    if not cards_right:
+        return -1.5
+    if not form_right:
+        return -3.0
+    if not values_right:
+        return -1.5
+    return -1.0
+
+
+# misconception: the worst fault counts, not the first
+@wrong("graded", "form first")
+def _(cards_right, form_right, values_right, value, target):
+    checks = [
+        (cards_right, -1.5),
+        (form_right, -3.0),
+        (values_right, -1.5),
+        (value == target, -1.0),
+    ]
+    return min([price for ok, price in checks if not ok], default=5.0)
+
+
+# misconception: an answer is right as soon as form, values and result are, even with other cards
+@wrong("graded", "target first")
+def _(cards_right, form_right, values_right, value, target):
+    if form_right and values_right and value == target:
+        return 5.0
+    if not cards_right:
+        return -1.5
+    if not form_right:
+        return -3.0
+    return -1.5 if not values_right else -1.0
+
+
+# misconception: the values are judged before the form
+@wrong("graded", "other")
+def _(cards_right, form_right, values_right, value, target):
+    if not cards_right or not values_right:
+        return -1.5
+    if not form_right:
+        return -3.0
+    return 5.0 if value == target else -1.0
+
+
+# misconception: a wrong result costs its distance from the target
+@wrong("graded", "other")
+def _(cards_right, form_right, values_right, value, target):
+    if not cards_right:
+        return -1.5
+    if not form_right:
+        return -3.0
+    if not values_right:
+        return -1.5
+    if value != target:
+        return -1.0 * abs(value - target)
+    return 5.0
+
+
+# misconception: the price is taken off the 5 points instead of being the reward
+@wrong("graded", "other")
+def _(cards_right, form_right, values_right, value, target):
+    for ok, price in (
+        (cards_right, 1.5),
+        (form_right, 3.0),
+        (values_right, 1.5),
+        (value == target, 1.0),
+    ):
+        if not ok:
+            return 5.0 - price
+    return 5.0
+
+
+# misconception: right cards, form and values are enough, the result needs no check of its own
+@wrong("graded", "target ignored")
+def _(cards_right, form_right, values_right, value, target):
+    if cards_right and form_right and values_right:
+        return 5.0
+    if not cards_right:
+        return -1.5
+    return -3.0 if not form_right else -1.5
+
+
+# ------------------------------------------------------------------ eye_features
+
+
+# misconception: the channels of all convolutions reach the linear layer
+@wrong("eye_features", "all channels")
+def _(height, width, channels):
+    for _c in channels:
+        height, width = height // 2, width // 2
+    return sum(channels) * height * width
+
+
+# misconception: every convolution multiplies the number of channels
+@wrong("eye_features", "channels multiplied")
+def _(height, width, channels):
+    numbers = 1
+    for c in channels:
+        numbers *= c
+        height //= 2
+        width //= 2
+    return numbers * height * width
+
+
+# misconception: one pooling at the end, not one after each convolution
+@wrong("eye_features", "halved once")
+def _(height, width, channels):
+    return channels[-1] * (height // 2) * (width // 2)
+
+
+# misconception: no pooling after the last convolution
+@wrong("eye_features", "last not halved")
+def _(height, width, channels):
+    for _c in channels[:-1]:
+        height //= 2
+        width //= 2
+    return channels[-1] * height * width
+
+
+# misconception: halving both sides halves the area
+@wrong("eye_features", "one side")
+def _(height, width, channels):
+    return channels[-1] * (height * width // 2 ** len(channels))
+
+
+# misconception: the area is divided by four and rounded, not each side
+@wrong("eye_features", "value")
+def _(height, width, channels):
+    area = height * width
+    for _c in channels:
+        area = area // 4
+    return channels[-1] * area
+
+
+# misconception: an odd side is rounded up
+@wrong("eye_features", "rounded up")
+def _(height, width, channels):
+    for _c in channels:
+        height, width = math.ceil(height / 2), math.ceil(width / 2)
+    return channels[-1] * height * width
+
+
+# misconception: round() always rounds down at one half
+@wrong("eye_features", "rounded up")
+def _(height, width, channels):
+    for _c in channels:
+        height, width = round(height / 2), round(width / 2)
+    return channels[-1] * height * width
+
+
+# misconception: the channels of the first convolution count, not those of the last
+@wrong("eye_features", "first channels")
+def _(height, width, channels):
+    n = len(channels)
+    return channels[0] * (height // 2**n) * (width // 2**n)
+
+
+# ------------------------------------------------------------------ put_pictures_in
+
+
+# misconception: every place gets a picture, the later ones the last picture again
+@wrong("put_pictures_in", "too many")
+def _(words, ids, pictures, token):
+    n = pictures.shape[1]
+    if n == 0:
+        return words.clone()
+    places = ids == token
+    which = (places.cumsum(1) - 1).clamp(0, n - 1)
+    filled = pictures.gather(1, which[..., None].expand(-1, -1, pictures.shape[-1]))
+    return torch.where(places[..., None], filled, words)
+
+
+# misconception: the pictures fill the last n places of a row
+@wrong("put_pictures_in", "last places")
+def _(words, ids, pictures, token):
+    n = pictures.shape[1]
+    out = words.clone()
+    for b in range(len(ids)):
+        places = (ids[b] == token).nonzero()[:, 0]
+        out[b, places[len(places) - n :]] = pictures[b]
+    return out
+
+
+# misconception: the places may be counted through the whole batch instead of per row
+@wrong("put_pictures_in", "whole batch")
+def _(words, ids, pictures, token):
+    B, n, d = pictures.shape
+    out = words.reshape(-1, d).clone()
+    places = (ids.reshape(-1) == token).nonzero()[:, 0]
+    out[places[: B * n]] = pictures.reshape(-1, d)
+    return out.view_as(words)
+
+
+# misconception: all rows have their places where the first row has them
+@wrong("put_pictures_in", "first row's places")
+def _(words, ids, pictures, token):
+    places = (ids[0] == token).nonzero()[:, 0][: pictures.shape[1]]
+    out = words.clone()
+    out[:, places] = pictures
+    return out
+
+
+# misconception: the places of a row lie next to each other, so the first one is enough
+@wrong("put_pictures_in", "side by side")
+def _(words, ids, pictures, token):
+    n = pictures.shape[1]
+    out = words.clone()
+    for b in range(len(ids)):
+        start = int((ids[b] == token).int().argmax())
+        out[b, start : start + n] = pictures[b]
+    return out
+
+
+# misconception: a safe copy is detach().clone(), which cuts the gradient to the words
+@wrong("put_pictures_in", "gradient")
+def _(words, ids, pictures, token):
+    out = words.detach().clone()
+    for b in range(len(ids)):
+        places = (ids[b] == token).nonzero()[:, 0][: pictures.shape[1]]
+        out[b, places] = pictures[b]
+    return out
+
+
+# misconception: .data only fetches the values, but it cuts the gradient to the pictures
+@wrong("put_pictures_in", "gradient")
+def _(words, ids, pictures, token):
+    places = ids == token
+    places = places & (places.cumsum(1) <= pictures.shape[1])
+    return words.masked_scatter(places[..., None], pictures.data)
+
+
+# misconception: a place used may be crossed off in ids itself, which changes the input
+@wrong("put_pictures_in", "changes its input")
+def _(words, ids, pictures, token):
+    out = words.clone()
+    for b in range(len(ids)):
+        for k in range(pictures.shape[1]):
+            p = (ids[b] == token).nonzero()[0, 0]
+            out[b, p] = pictures[b, k]
+            ids[b, p] = -1
+    return out
+
+
+# misconception: no_grad is the cure for the in-place error, so words is overwritten itself
+@wrong("put_pictures_in", "changes its input")
+def _(words, ids, pictures, token):
+    with torch.no_grad():
+        for b in range(len(ids)):
+            places = (ids[b] == token).nonzero()[:, 0][: pictures.shape[1]]
+            words[b, places] = pictures[b]
+    return words
+
+
+# ------------------------------------------------------------------ confusion
+
+
+# misconception: the rows are what was read, the columns what was shown
+@wrong("confusion", "turned")
+def _(shown, read, kinds):
+    counts = torch.zeros(kinds, kinds)
+    for s, r in zip(shown.tolist(), read.tolist(), strict=True):
+        counts[r, s] += 1
+    return counts / counts.sum(1, keepdim=True).clamp(min=1)
+
+
+# misconception: the columns add up to 1, as shares of what was read
+@wrong("confusion", "columns sum to one")
+def _(shown, read, kinds):
+    counts = torch.bincount(shown * kinds + read, minlength=kinds**2).view(kinds, kinds)
+    return counts / counts.sum(0, keepdim=True).clamp(min=1)
+
+
+# misconception: the shares are of all cards, not of the cards that were i
+@wrong("confusion", "share of all")
+def _(shown, read, kinds):
+    counts = torch.zeros(kinds, kinds)
+    for s, r in zip(shown.tolist(), read.tolist(), strict=True):
+        counts[s, r] += 1
+    return counts / max(len(shown), 1)
+
+
+# misconception: nothing special is needed for a kind never shown (0 / 0 is not 0)
+@wrong("confusion", "nan for the unseen")
+def _(shown, read, kinds):
+    counts = torch.bincount(shown * kinds + read, minlength=kinds**2).view(kinds, kinds)
+    return counts / counts.sum(1, keepdim=True)
+
+
+# misconception: the largest kind that occurs says how many kinds there are
+@wrong("confusion", "only kinds that occur")
+def _(shown, read, kinds):
+    n = max(shown.tolist() + read.tolist(), default=0) + 1
+    counts = torch.bincount(shown * n + read, minlength=n * n).view(n, n)
+    return counts / counts.sum(1, keepdim=True).clamp(min=1)
+
+
+# misconception: += with index tensors counts a pair as often as it occurs
+@wrong("confusion", "twice is once")
+def _(shown, read, kinds):
+    counts = torch.zeros(kinds, kinds)
+    counts[shown, read] += 1
+    return counts / torch.bincount(shown, minlength=kinds).clamp(min=1)[:, None]
+
+
+# misconception: adding 1 below the line only avoids 0 / 0 and leaves the other rows alone
+@wrong("confusion", "one too many")
+def _(shown, read, kinds):
+    counts = torch.bincount(shown * kinds + read, minlength=kinds**2).view(kinds, kinds)
+    return counts / (counts.sum(1, keepdim=True) + 1)
+
+
+# misconception: without keepdim each row is still divided by its own sum
+@wrong("confusion", "keepdim forgotten")
+def _(shown, read, kinds):
+    counts = torch.bincount(shown * kinds + read, minlength=kinds**2).view(kinds, kinds)
+    return counts / counts.sum(1).clamp(min=1)
+
+
+# misconception: a kind never shown is read as any kind equally often
+@wrong("confusion", "other")
+def _(shown, read, kinds):
+    table = torch.full((kinds, kinds), 1 / kinds)
+    for i in range(kinds):
+        mine = read[shown == i]
+        if len(mine):
+            table[i] = torch.bincount(mine, minlength=kinds) / len(mine)
+    return table
+
+
+# ------------------------------------------------------------------ lost_by_reading
+
+
+# misconception: every hand read less is a hand solved less
+@wrong("lost_by_reading", "change in reading")
+def _(read_before, right_before, read_after, right_after):
+    return read_after - read_before
+
+
+# misconception: right_before is already the share solved of the hands read
+@wrong("lost_by_reading", "not given reading")
+def _(read_before, right_before, read_after, right_after):
+    return (read_after - read_before) * right_before
+
+
+# misconception: hands read right are solved as often as in the second group
+@wrong("lost_by_reading", "given reading after")
+def _(read_before, right_before, read_after, right_after):
+    solved = right_after / read_after if read_after else 0.0
+    return (read_after - read_before) * solved
+
+
+# misconception: a loss is a positive number, before minus after
+@wrong("lost_by_reading", "sign")
+def _(read_before, right_before, read_after, right_after):
+    return (read_before - read_after) * right_before / read_before
+
+
+# misconception: "the part" is a share of the change, between 0 and 1
+@wrong("lost_by_reading", "share of the change")
+def _(read_before, right_before, read_after, right_after):
+    change = right_after - right_before
+    explained = (read_after - read_before) * right_before / read_before
+    return explained / change if change else 0.0
+
+
+# misconception: the solving rate is the mean of both groups
+@wrong("lost_by_reading", "mean of both")
+def _(read_before, right_before, read_after, right_after):
+    before = right_before / read_before
+    after = right_after / read_after if read_after else 0.0
+    return (read_after - read_before) * (before + after) / 2
+
+
+# misconception: what is left between the expected and the real success is the part of reading
+@wrong("lost_by_reading", "the other part")
+def _(read_before, right_before, read_after, right_after):
+    return right_after - read_after * right_before / read_before
+
+
+# misconception: the expected success itself is the answer, right_before is not taken off
+@wrong("lost_by_reading", "value")
+def _(read_before, right_before, read_after, right_after):
+    return read_after * right_before / read_before
+
+
+# misconception: only a loss is possible, a gain by reading counts as 0
+@wrong("lost_by_reading", "value")
+def _(read_before, right_before, read_after, right_after):
+    return min(0.0, (read_after - read_before) * right_before / read_before)
