@@ -30,8 +30,15 @@
 
 # %%
 import torch
-from amft_lite import AMFT, build_config, evaluate, figures, load_policy, load_task
-from amft_lite import use_plotly
+from amft_lite import (
+    AMFT,
+    build_config,
+    evaluate,
+    figures,
+    load_policy,
+    load_task,
+    use_plotly,
+)
 from amft_lite.models import base_folder
 from amft_lite.provenance import versions
 from amft_lite.tasks import cards
@@ -215,12 +222,16 @@ def eye_gradient(loss):
     loss.backward()
     seeing = [p.grad for p in policy.eye.parameters()]
     rest = [p.grad for n, p in policy.named_parameters() if not n.startswith("eye.")]
-    return tuple(torch.cat([g.flatten() for g in part]).norm() for part in (seeing, rest))
+    return tuple(
+        torch.cat([g.flatten() for g in part]).norm() for part in (seeing, rest)
+    )
 
 
 def logps(batch):
     length = batch.tokens.shape[1]
-    found = completion_logits(policy, batch.ids, batch.attention, length, batch.pictures)
+    found = completion_logits(
+        policy, batch.ids, batch.attention, length, batch.pictures
+    )
     return token_logps(found, batch.tokens)
 
 
@@ -251,7 +262,11 @@ for name, loss in (("RL", rl), ("SFT", sft)):
 prediction = {"black": None, "red": None}
 
 # %%
-SPLITS = {"test": "black suits", "ood_rule": "new rule, black", "ood_visual": "red suits"}
+SPLITS = {
+    "test": "black suits",
+    "ood_rule": "new rule, black",
+    "ood_visual": "red suits",
+}
 READING = "cards read right"
 base = {s: evaluate(policy, tokenizer, task, s, 150, 4, greedy=False) for s in SPLITS}
 print(f"{'':16} cards read right      solved")
