@@ -132,6 +132,23 @@ def test_the_readme_shows_the_regimes_as_they_are_stored():
     assert tables.markdown(shipped("regimes")) in readme
 
 
+def test_the_readme_shows_the_study_with_pictures_as_it_is_stored():
+    readme = (DATA.parent / "README.md").read_text(encoding="utf-8")
+    result, best = shipped("vision"), choices(shipped("vision_tune"))
+    for arm in ("sft", "rl", "amft"):
+        [rate] = {c["settings"]["lr"] for c in result["cells"] if c["arm"] == arm}
+        assert best[arm] == f"lr={rate:.0e}".replace("e-0", "e-")
+        shown = [("test", "sampled"), ("ood_rule", "sampled"), ("ood_visual", "sampled"),
+                 ("ood_visual", "cards read right")]  # fmt: skip
+        row = []
+        for split, kind in shown:
+            values = column(result, arm, split, kind)
+            low, high = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
+            row.append(f"{values.mean():.3f} [{low:.3f}, {high:.3f}]")
+        line = f"| {arm} | {best[arm].removeprefix('lr=')} | {' | '.join(row)} |"
+        assert line in readme
+
+
 def test_every_rate_of_arithmetic_was_chosen_on_validation_and_used():
     taken = choices(shipped("arithmetic_tune"))
     assert taken == {"amft": "lr=5e-4", "sft": "lr=1e-3", "rl": "lr=2e-4", "sft_then_rl": "lr=2e-4"}

@@ -452,7 +452,7 @@ names = {
 }
 n_seeds = len(compared["seeds"])
 figure = figures.new_figure(
-    f"Success, mean of six regimes, {n_seeds} seeds (95 % intervals)", "",
+    f"Success, mean of six regimes, {n_seeds} seeds (95 % intervals)", "method",
     "share of right answers", 420)  # fmt: skip
 for n, (measure, words) in enumerate(names.items()):
     found = [means[arm][measure] for arm in arms]
@@ -469,7 +469,10 @@ figures.add_slider(figure, "measure", {w: [n] for n, w in enumerate(names.values
 # %%
 regimes, lost = tables.regimes_of(study), tables.regrets(study)
 figure = figures.new_figure(
-    "Gain over the best constant of each regime (test, sampled)", "", "difference", 440
+    "Gain over the best constant of each regime (test, sampled)",
+    "regime",
+    "share of right answers, difference",
+    440,
 )
 shown = ("amft_gate-equal", "cut_low", "amft", "sft_then_rl", "fixed-.5", "fixed-.05")
 for n, arm in enumerate(a for a in shown if a in arms):
