@@ -70,6 +70,7 @@ from amft_lite.trainer_inputs import (
     comparable,
     demonstrations,
     method_of,
+    refuse_family,
     refuse_leaks,
     refuse_other_config,
     refuse_setting,
@@ -116,6 +117,7 @@ class AMFTTrainer(ValueHeadTrainer):
         self.method, self.rule = method_of(method, args)
         train_dataset = as_dataset("train_dataset", train_dataset, ("prompt",))
         refuse_setting(args, kwargs)
+        refuse_family(model)
         self.sft_dataset = self.validation_dataset = None
         if self.rule.planned(0, 1, 0) != 0.0 or args.sft_warmup_steps:
             self.sft_dataset = demonstrations(sft_dataset)
@@ -458,32 +460,37 @@ class AMFTTrainer(ValueHeadTrainer):
         return parts, torch.cat(rewards)
 
     @contextlib.contextmanager
-    def _validating(self, rollouts: int) -> Iterator[None]:
-        """TRL set to sample validation prompts, its metrics and completion tables untouched."""
-        engines = [self, getattr(self, "vllm_generation", None)]
-        engines += [getattr(self, "generation_config", None)]
-        engines = [e for e in engines if e is not None and hasattr(e, "temperature")]
-        heats = [e.temperature for e in engines]
+    def _validating(self, rollouts: int, greedy: bool = False) -> Iterator[None]:
+        """TRL set to sample validation prompts at temperature 1, or `greedy` to write the likeliest
+        tokens; its metrics and completion tables are untouched."""
+        vllm, own = (getattr(self, n, None) for n in ("vllm_generation", "generation_config"))
+        engines = [e for e in (self, vllm, own) if e is not None and hasattr(e, "temperature")]
+        heats, drawn = [e.temperature for e in engines], getattr(own, "do_sample", None)
         kept = self._metrics["eval"], self._logs, self.num_generations_eval
         self._metrics["eval"] = defaultdict(list)
         fresh = {k: deque() if isinstance(v, deque) else defaultdict(deque)
                  for k, v in self._logs.items()}  # fmt: skip
         self._logs, self.num_generations_eval = fresh, rollouts
-        for engine in engines:
-            engine.temperature = 1.0
+        for engine in engines:  # 0 is vLLM's word for greedy, do_sample that of transformers
+            engine.temperature = 0.0 if greedy and engine is vllm else 1.0
+        if own is not None:
+            own.do_sample = not greedy
         self.model.eval()
         try:
             yield
         finally:
             self.model.train()
+            if own is not None:
+                own.do_sample = drawn
             for engine, heat in zip(engines, heats, strict=True):
                 engine.temperature = heat
             self._metrics["eval"], self._logs, self.num_generations_eval = kept
 
     # --- answers for an evaluation ---------------------------------------------------------------
 
-    def answers(self, prompts: Sequence[Any], n: int) -> list[list[str]]:
-        """`n` fresh answers to every prompt, temperature 1, by the sampler that trains.
+    def answers(self, prompts: Sequence[Any], n: int, greedy: bool = False) -> list[list[str]]:
+        """`n` fresh answers to every prompt, temperature 1 or the likeliest, by the sampler that
+        trains. A prompt's images are content blocks of its messages.
 
         Processes share the work, and each gets all of it. Draws come from the global random state;
         metrics and completion tables stay as they are.
@@ -492,7 +499,7 @@ class AMFTTrainer(ValueHeadTrainer):
         filled = [*prompts, *[prompts[-1]] * (-len(prompts) % processes)]  # all take equal rounds
         mine, room = filled[me::processes], self._room(n)
         found: list[list[str]] = []
-        with self._validating(n), torch.no_grad():
+        with self._validating(n, greedy), torch.no_grad():
             for start in range(0, len(mine), room):
                 rows = [prompt for prompt in mine[start : start + room] for _ in range(n)]
                 texts = self._generate(rows)[3]
