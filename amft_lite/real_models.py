@@ -23,7 +23,7 @@ import torch
 from amft_lite import smollm2
 from amft_lite.models import base_folder, quiet_transformers
 from amft_lite.tasks import REGISTRY
-from amft_lite.vision_models import adapter_places, beside_language, sees, why_not
+from amft_lite.vision_models import adapter_places, beside_language, misfit, sees
 
 if TYPE_CHECKING:
     from transformers import (
@@ -125,8 +125,7 @@ def load_model(
         ModelError: no such model here, a package for these settings is missing, or the model does
             not see what the task shows.
     """
-    shown = bool(REGISTRY[task].options.get("vision"))
-    if shown and backend == "unsloth":
+    if REGISTRY[task].options.get("vision") and backend == "unsloth":
         raise ModelError(
             f"backend unsloth has not been tried with pictures, which {task} shows; use backend "
             f"transformers."
@@ -142,7 +141,8 @@ def load_model(
     stored = compute if lora_rank else torch.float32
     remote = {"trust_remote_code": trust_remote_code == "on"}
     config = _config(model, place, remote)
-    _refuse_pair(model, config, shown, task)
+    if fault := misfit(model, config, task):
+        raise ModelError(fault)
     if backend == "unsloth":
         from amft_lite.tasks import load_task
 
@@ -151,8 +151,12 @@ def load_model(
             model, lambda: _unsloth(place, stored, quantization, lora_rank, longest, remote)
         )
     else:
-        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-        from transformers import AutoProcessor, AutoTokenizer
+        from transformers import (
+            AutoModelForCausalLM,
+            AutoModelForImageTextToText,
+            AutoProcessor,
+            AutoTokenizer,
+        )
 
         kind, reader = AutoModelForCausalLM, AutoTokenizer
         if sees(config):
@@ -219,22 +223,6 @@ def _config(name: str, place: str, remote: dict[str, bool]) -> PretrainedConfig:
     import amft_lite.picture_llama  # noqa: F401  (makes itself known to AutoConfig)
 
     return _reading(name, lambda: AutoConfig.from_pretrained(place, **remote))
-
-
-def _refuse_pair(name: str, config: PretrainedConfig, shown: bool, task: str) -> None:
-    """ModelError for a model that does not suit the task (`shown`: it has pictures), or TRL."""
-    if shown and not sees(config):
-        raise ModelError(
-            f"{name} reads text alone, and {task} shows pictures; name a vision-language model "
-            f"such as Qwen/Qwen2.5-VL-3B-Instruct."
-        )
-    if sees(config) and not shown:  # a chat template for pictures may swallow plain words unseen
-        raise ModelError(
-            f"{name} is a vision-language model, and {task} has no pictures; name a language model "
-            f"such as Qwen/Qwen2.5-1.5B, or the task general_points_vision."
-        )
-    if sees(config) and why_not(config):
-        raise ModelError(f"{name}: {why_not(config)}")
 
 
 def _quantized(

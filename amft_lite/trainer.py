@@ -76,6 +76,7 @@ from amft_lite.trainer_inputs import (
     refuse_setting,
 )
 from amft_lite.trainer_value_head import ValueHeadTrainer
+from amft_lite.vision_models import sees
 from amft_lite.weighting import Rule, Signals
 
 __all__ = ["AMFTConfig", "AMFTTrainer", "TrainerInputError"]
@@ -572,6 +573,16 @@ class AMFTTrainer(ValueHeadTrainer):
     def _state_name(self) -> str:
         """One file; where gradients are sharded, one a process."""
         return STATE if self._reduce is None else f"{self.accelerator.process_index}-{STATE}"
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """As transformers 5.17 does, but for whole vision-language models: their files name weights
+        as the hub does, which it forgets to translate there, and goes on with those of the base."""
+        own = self.accelerator.unwrap_model(model or self.model)
+        config = os.path.join(resume_from_checkpoint, "config.json")
+        if not (sees(own.config) and os.path.isfile(config)) or self.is_fsdp_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        saved = type(own).from_pretrained(resume_from_checkpoint, dtype=own.dtype)
+        own.load_state_dict(saved.state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -296,8 +296,7 @@ class ModelRun(Run):
         lengths = [taken + len(ids) for ids in words(texts)["input_ids"]]
         kept = [row for row, length in zip(rows, lengths, strict=True) if length <= most]
         if not kept:
-            pictures = f", {taken} of them its picture's" if taken else ""
-            shortest = f"; the shortest has {min(lengths)}{pictures}" if taken else ""
+            shortest = f"; the shortest has {min(lengths)}, its picture included" if taken else ""
             raise ConfigError(f"no prompt of {self.task.name} has at most {most} tokens{shortest}.")
         return kept
 

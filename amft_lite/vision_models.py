@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from amft_lite.tasks import REGISTRY
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -42,6 +44,22 @@ def why_not(config: PretrainedConfig) -> str:
         f"does not hand {NOT_PASSED[config.model_type]} on to them, without which their pictures "
         f"are lost; take a Qwen2.5-VL, for example."
     )
+
+
+def misfit(name: str, config: PretrainedConfig, task: str) -> str:
+    """One sentence where the model `name` cannot be trained on `task`; empty where it can."""
+    shown = bool(REGISTRY[task].options.get("vision"))
+    if shown and not sees(config):
+        return (
+            f"{name} reads text alone, and {task} shows pictures; name a vision-language model "
+            f"such as Qwen/Qwen2.5-VL-3B-Instruct."
+        )
+    if sees(config) and not shown:  # a chat template for pictures may swallow plain words unseen
+        return (
+            f"{name} is a vision-language model, and {task} has no pictures; name a language model "
+            f"such as Qwen/Qwen2.5-1.5B, or the task general_points_vision."
+        )
+    return f"{name}: {why_not(config)}" if why_not(config) else ""
 
 
 def beside_language(model: PreTrainedModel) -> list[str]:

@@ -124,6 +124,6 @@ def test_mllama_is_refused_in_one_sentence(tmp_path, made):
         ),
     )  # fmt: skip
     model = MllamaForConditionalGeneration(config)
-    with pytest.raises(TrainerInputError, match="mllama cannot be trained.*cross_attention") as no:
+    with pytest.raises(TrainerInputError, match=r"mllama cannot be trained.*cross_attention") as no:
         trainer(tmp_path, model, made[1])
     assert "\n" not in str(no.value)
