@@ -48,7 +48,8 @@ class RunConfig:
 
     # the task
     task: TaskName = "general_points"
-    """General Points: 3 cards and any target (lite), or `general_points_classic`: 4 cards, 24."""
+    """General Points: 3 cards and any target (lite), or `general_points_classic`: 4 cards, 24;
+    either with pictures: `general_points_vision`, `general_points_classic_vision`."""
     reward: Literal["binary", "shaped"] = "binary"
     """1/0 (Eq. 1 of the paper, second-hand notes) or the original game's table (Chu et al.)."""
     base: str = ""

@@ -137,6 +137,7 @@ class AMFTTrainer(ValueHeadTrainer):
         super().__init__(
             model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs
         )
+        refuse_family(self.model)  # given by name, it is here only now
         for p, value in zip(trained, values, strict=True):
             if p.dtype != value.dtype:  # TRL makes a 4-bit model's adapters bf16, in which small
                 p.data = value.to(p.device)  # steps vanish and which fp16's scaler cannot take

@@ -166,7 +166,7 @@ def test_a_tower_is_counted_and_adapters_are_the_language_model_s(model, sizes, 
     found = plan(build({**SEEING, "model": model, "lora_rank": 16}))
     assert found.facts["parameters"] == published and found.facts["trained"] == 16 * lora
     nf4 = plan(build({**SEEING, "model": model, "quantization": "nf4"}))
-    V, d, inner, layers, kv = sizes[:5]
+    _, d, inner, layers, kv = sizes[:5]
     linear = layers * d * (2 * d + 2 * kv + 3 * inner)
     weights = part(nf4, "rollouts", "weights")
     assert weights == NF4_BYTES * linear + 2 * (published - linear)  # the eye in half precision

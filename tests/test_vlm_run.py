@@ -153,7 +153,7 @@ def test_a_picture_belongs_to_its_own_prompt(tmp_path, folder):
 
 
 def test_the_instruction_is_the_game_and_its_example_is_right():
-    for task in (TASK, load_task("general_points"), load_task("general_points_classic")):
+    for task in (TASK, load_task("general_points")):
         for split in ("train", "ood_rule"):
             for hand in task.prompts(split, 20):
                 text = instruction(hand)
@@ -162,10 +162,9 @@ def test_the_instruction_is_the_game_and_its_example_is_right():
                 assert f"J counts {j}, Q counts {q}, K counts {k}" in text
                 number = text.split("the number ")[1].split(" ")[0]
                 shown = text.split("that is: ")[1].split("\n")[0]
-                if len(hand.cards) == 3:  # the example is an answer that our own grader pays
-                    facts = {**vars(hand), "cards": ("J", "3", "8"), "values": (j, 3, 8)}
-                    facts["target"] = int(number)
-                    assert task.reward(type(hand)(**facts), shown).correct, shown
+                facts = {**vars(hand), "cards": ("J", "3", "8"), "values": (j, 3, 8)}
+                facts["target"] = int(number)  # our own grader pays the example's answer
+                assert task.reward(type(hand)(**facts), shown).correct, shown
                 if task is TASK:
                     assert not any(f" {card} " in text.split("\n")[1] for card in "AJQK")
 
