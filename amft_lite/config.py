@@ -48,7 +48,8 @@ class RunConfig:
 
     # the task
     task: TaskName = "general_points"
-    """General Points: 3 cards and any target (lite), or `general_points_classic`: 4 cards, 24."""
+    """General Points: 3 cards and any target (lite), or `general_points_classic`: 4 cards, 24;
+    either with pictures: `general_points_vision`, `general_points_classic_vision`."""
     reward: Literal["binary", "shaped"] = "binary"
     """1/0 (Eq. 1 of the paper, second-hand notes) or the original game's table (Chu et al.)."""
     base: str = ""
@@ -201,7 +202,8 @@ class ModelConfig(RunConfig):
     """A run of a real model through TRL. "ours" marks a choice that no source gives."""
 
     model: str = "tiny"
-    """tiny (the task's base), smollm2 (`make smollm2`), a hub id, or a local folder."""
+    """tiny (the task's base), smollm2 (`make smollm2`), a hub id, or a local folder; for tasks with
+    pictures a vision-language model."""
     backend: Literal["transformers", "unsloth"] = "transformers"
     """Who loads the model; unsloth is optional, faster on one GPU, and experimental here."""
     quantization: Literal["none", "nf4"] = "none"
@@ -210,7 +212,8 @@ class ModelConfig(RunConfig):
     """Of matrix products. auto: bfloat16 on a GPU of compute capability 8 or more, float16 on an
     older one (T4), and on a CPU float32, or bfloat16 under nf4. Trained weights stay float32."""
     lora_rank: int = 16
-    """r of the adapters on all linear layers but the output; 0 trains every weight (ours)."""
+    """r of the adapters on all linear layers but the output, of a vision-language model on those of
+    its language model; 0 trains every weight (ours)."""
     lora_alpha: int = 32
     """Adapters count alpha / r times (ours: 2 r)."""
     lora_dropout: float = 0.0
@@ -218,7 +221,7 @@ class ModelConfig(RunConfig):
     gradient_checkpointing: Literal["on", "off"] = "on"
     """Forget activations between layers and compute them again: less memory, a third more time."""
     max_prompt_tokens: int = 512
-    """Problems with longer prompts are left out (1024 in the LUFFY setting)."""
+    """Problems with longer prompts are left out (1024 in the LUFFY setting); pictures count."""
     max_new_tokens: int = 0
     """Longest answer, sampled or demonstrated, in tokens; 0 takes the task's own."""
     accumulation: int = 1
@@ -424,7 +427,16 @@ def _check_model(c: ModelConfig) -> None:
     if METHODS[c.method].loop_only:
         raise ConfigError(f"{c.method} works in runs without `model` only.")
     if REGISTRY[c.task].options.get("vision"):
-        raise ConfigError(f"{c.task} works in runs without `model` only, so far.")
+        if c.model in ("tiny", "smollm2"):
+            raise ConfigError(
+                f"{c.task} works in runs without `model`, or with a vision-language model such as "
+                f"Qwen/Qwen2.5-VL-3B-Instruct; {c.model} is none."
+            )
+        if c.chat == "off":
+            raise ConfigError(
+                f"{c.task} puts its pictures in by the model's chat template; chat must be auto or "
+                f"on, not off."
+            )
     for key, instead in _NOT_WITH_MODEL.items():
         if getattr(c, key) != FIELDS[key].default:
             raise ConfigError(f"{key} has no meaning in runs with `model`: {instead}.")

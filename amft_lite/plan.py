@@ -17,19 +17,23 @@ what a vocabulary-wide row costs and how many vectors the direction takes was me
 a CPU against runs of AMFTTrainer (table in tests/test_plan.py); never on a GPU, where the CUDA
 context and fragmentation come on top (`overhead`, a rule of thumb).
 
-Left out: time, offloading, 8-bit optimisers, unsloth's savings, and vision models.
+A vision-language model adds its tower: weights, activations (`architectures.tower`), and the pixels
+of a step's pictures, one a prompt, which TRL keeps for every single answer.
+
+Left out: time, offloading, 8-bit optimisers, and unsloth's savings.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from amft_lite.architectures import layer_bytes, shape, skeleton
+from amft_lite.architectures import layer_bytes, shape, skeleton, tower
 from amft_lite.config import ConfigError, ModelConfig
 from amft_lite.methods import resolve
+from amft_lite.vision_models import SIDE, misfit, sees
 from amft_lite.weighting import Controller
 
 if TYPE_CHECKING:
@@ -123,9 +127,12 @@ class _Planner:
         c, self.processes, self.device = config, processes, device
         self.config = c
         try:
-            self.shape = shape(c.model, c.task).get_text_config()
+            self.whole = shape(c.model, c.task)
         except ValueError as error:
             raise ConfigError(str(error)) from None
+        if fault := misfit(c.model, self.whole, c.task):
+            raise ConfigError(f"model: {fault}")
+        self.shape = self.whole.get_text_config()
         self.new = c.max_new_tokens or _longest_answer(c.task)
         rollouts = c.prompts_per_step * c.rollouts_per_prompt
         if rollouts % (c.accumulation * processes):
@@ -149,22 +156,33 @@ class _Planner:
 
     def count(self) -> None:
         """Parameters by kind, from the model without its memory."""
-        model = skeleton(self.shape, self.compute, self.config.lora_rank)
-        inside = model.get_base_model() if self.config.lora_rank else model
+        c = self.config
+        model = skeleton(self.whole, self.compute, c.lora_rank)
+        inside = model.get_base_model() if c.lora_rank else model
         head = {id(p) for p in inside.get_output_embeddings().parameters()}
-        self.total = self.trainable = self.narrow = self.widest = 0
+        language = {id(p) for p in inside.get_decoder().parameters()} | head
+        self.total = self.trainable = self.narrow = self.widest = self.seeing = self.embeddings = 0
         for name, p in model.named_parameters():
             self.total += p.numel()
             self.trainable += p.numel() if p.requires_grad else 0
-            linear = p.dim() == 2 and "lora_" not in name and "embed" not in name
-            if linear and id(p) not in head:
+            if id(p) not in language:  # vision tower and projector
+                self.seeing += p.numel()
+            elif "embed" in name or id(p) in head:
+                self.embeddings += p.numel()
+            elif p.dim() == 2 and "lora_" not in name:
                 self.narrow += p.numel()
                 self.widest = max(self.widest, p.numel())
-        self.embeddings = sum(
-            p.numel() for name, p in model.named_parameters() if "embed" in name or id(p) in head
-        )
-        self.layer = layer_bytes(self.shape, self.compute, self.config.lora_rank)
-        self.block = (self.total - self.embeddings) // self.shape.num_hidden_layers
+        self.layer = layer_bytes(self.whole, self.compute, c.lora_rank)
+        words = self.total - self.embeddings - self.seeing
+        self.block = words // self.shape.num_hidden_layers
+        self.tower = tower(self.whole, self.compute) if sees(self.whole) else None
+        if self.tower:
+            self.block = max(self.block, self.seeing // self.tower.depth)
+            if self.tower.tokens >= c.max_prompt_tokens:
+                raise ConfigError(
+                    f"a picture alone has {self.tower.tokens} tokens, and max_prompt_tokens is "
+                    f"{c.max_prompt_tokens}; raise it above that, and by what the words need."
+                )
 
     # --- what is always there --------------------------------------------------------------------
 
@@ -225,6 +243,13 @@ class _Planner:
             parts.append(Part("output matrix, once a row", rows * size * matrix, words))
         return parts
 
+    def pixels(self, answers: int) -> list[Part]:
+        """Pictures as the processor makes them, one for every answer to a prompt."""
+        if not self.tower or not answers:
+            return []
+        words = f"{answers} answers x 4 B x {self.tower.pixels:,}"
+        return [Part("pixels", 4 * answers * self.tower.pixels, words)]
+
     def sampling(self, rows: int) -> list[Part]:
         c, s = self.config, self.shape
         if c.vllm != "off":
@@ -245,6 +270,11 @@ class _Planner:
         wide = 3 * (s.intermediate_size + s.hidden_size) * size
         prefill = rows * c.max_prompt_tokens * wide - rows * self.new * a_token
         choice = 12 * rows * s.vocab_size
+        if t := self.tower:  # it looks at all pictures before there is a cache
+            looking = rows * t.patches * 3 * (t.inner + t.width) * size
+            if looking > cache.bytes + max(prefill, choice):
+                words = f"{rows} x {t.patches} patches x 3 x ({t.inner} + {t.width}) x {size} B"
+                return [*self.passing(rows), Part("looking at pictures", looking, words)]
         if prefill > choice:
             words = (
                 f"{rows} x {c.max_prompt_tokens} x 3 x ({s.intermediate_size} + {s.hidden_size}) x "
@@ -273,7 +303,25 @@ class _Planner:
         wide = rows * self.new * s.vocab_size * LOGIT_BYTES
         words = f"{rows} rows x {self.new} tokens x {s.vocab_size:,} x {LOGIT_BYTES} B"
         logits = Part("logits", wide, words)
-        return [*self.passing(rows), self.vectors("gradients", 1), kept, logits]
+        parts = [*self.passing(rows), self.vectors("gradients", 1), kept, logits]
+        return [*parts, *self.looking_back(rows)]
+
+    def looking_back(self, rows: int) -> list[Part]:
+        """What autograd keeps of the tower. A frozen one keeps nothing, unless activations are
+        forgotten: adapters then need a gradient at every input, and transformers asks for it at
+        the tower's, too."""
+        c, t = self.config, self.tower
+        forgets = c.gradient_checkpointing == "on"
+        if not t or (c.lora_rank and not forgets):
+            return []
+        if forgets:
+            between = t.patches * t.width * self.compute.itemsize
+            blocks = t.depth * between + t.block
+            words = f"{t.depth} blocks x {between:,} B + {t.block:,} B for one block"
+        else:
+            blocks, words = t.depth * t.block, f"{t.depth} blocks x {t.block:,} B"
+        words = f"{rows} pictures x ({words} + {t.ends:,} B)"
+        return [Part("tower's activations", rows * (blocks + t.ends), words)]
 
     # --- together --------------------------------------------------------------------------------
 
@@ -281,15 +329,18 @@ class _Planner:
         c, rule, base = self.config, self.rule, self.standing()
         moments: dict[str, list[Part]] = {}
         if c.method != "sft":
+            base += self.pixels(self.rollouts)  # kept until the next ones are sampled
             moments["rollouts"] = [*base, *self.sampling(self.rollouts)]
             moments["RL backward"] = [*base, *self.backward(self.rollouts)]
         if c.method != "rl":
             aside = [] if c.method == "sft" else [self.vectors("g_RL aside", 1)]
             experts = c.sft_batch // self.processes
+            aside += _named("pixels of experts", self.pixels(experts))
             moments["SFT backward"] = [*base, *aside, *self.backward(experts)]
         if rule.validation == "reward":
             aside = [self.vectors("g_RL, g_SFT aside", 2)]
             answers = c.validation_prompts * c.validation_rollouts // self.processes
+            aside += _named("pixels of validation", self.pixels(answers))
             moments["validation rollouts"] = [*base, *aside, *self.sampling(answers)]
             moments["validation backward"] = [*base, *aside, *self.backward(answers)]
             moments["meta step"] = [
@@ -330,6 +381,14 @@ class _Planner:
         window = getattr(self.shape, "max_position_embeddings", None)
         if window and length > window:
             notes.append(f"{length} tokens are more than the model's {window} positions.")
+        if self.tower:
+            side = SIDE if hasattr(self.whole.vision_config, "spatial_merge_size") else (
+                self.whole.vision_config.image_size
+            )  # fmt: skip
+            notes.append(
+                f"The picture of a prompt, {side} x {side} pixels, is {self.tower.tokens} of its "
+                f"{c.max_prompt_tokens} tokens; {self.seeing:,} parameters see."
+            )
         if c.vllm == "colocate":
             notes.append(
                 f"vLLM takes {c.vllm_memory:.0%} of each card besides; {2e-9 * self.total:.1f} GB "
@@ -340,6 +399,10 @@ class _Planner:
         if self.sharded:
             notes.append("Sharded by FSDP2 (configs/launch/), each GPU with its part.")
         return notes
+
+
+def _named(name: str, parts: list[Part]) -> list[Part]:
+    return [replace(part, name=name) for part in parts]
 
 
 def _longest_answer(task: str) -> int:

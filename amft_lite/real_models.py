@@ -3,8 +3,10 @@
 `load_model` gives plain `transformers` or peft objects, which `amft_lite.trainer` trains. The tiny
 bases load by the same door, as the model of every test that is to be fast.
 
-Left out: vision models, adapters that somebody else has trained, and 4-bit weights that are
-sharded over several GPUs (each process holds them whole).
+A vision-language model comes with its processor in the tokenizer's place.
+
+Left out: adapters that somebody else has trained, 4-bit weights that are sharded over several GPUs
+(each process holds them whole), and vision-language models through unsloth.
 """
 
 from __future__ import annotations
@@ -20,9 +22,16 @@ import torch
 
 from amft_lite import smollm2
 from amft_lite.models import base_folder, quiet_transformers
+from amft_lite.tasks import REGISTRY
+from amft_lite.vision_models import adapter_places, beside_language, misfit, sees
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        PretrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        ProcessorMixin,
+    )
 
 
 class ModelError(ValueError):
@@ -101,8 +110,10 @@ def load_model(
     max_new_tokens: int = 0,
     seed: int = 0,
     trust_remote_code: str = "off",
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | ProcessorMixin]:
     """A model to train and its tokenizer (left-padding, with a padding token), in eval mode.
+
+    A vision-language model, which a task with pictures needs, has its processor there instead.
 
     The arguments are settings of `ModelConfig`, which documents them:
     ``load_model(**config.model_options())``. Weights that are trained are float32: all of them at
@@ -111,8 +122,14 @@ def load_model(
     The transformers backend leaves `gradient_checkpointing` and the two lengths to the trainer.
 
     Raises:
-        ModelError: no such model here, or a package for these settings is missing.
+        ModelError: no such model here, a package for these settings is missing, or the model does
+            not see what the task shows.
     """
+    if REGISTRY[task].options.get("vision") and backend == "unsloth":
+        raise ModelError(
+            f"backend unsloth has not been tried with pictures, which {task} shows; use backend "
+            f"transformers."
+        )
     start_backend(backend)  # before transformers, too
     quiet_transformers()
     if lora_rank:
@@ -123,6 +140,9 @@ def load_model(
     compute = compute_dtype(dtype, quantization)
     stored = compute if lora_rank else torch.float32
     remote = {"trust_remote_code": trust_remote_code == "on"}
+    config = _config(model, place, remote)
+    if fault := misfit(model, config, task):
+        raise ModelError(fault)
     if backend == "unsloth":
         from amft_lite.tasks import load_task
 
@@ -131,15 +151,24 @@ def load_model(
             model, lambda: _unsloth(place, stored, quantization, lora_rank, longest, remote)
         )
     else:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import (
+            AutoModelForCausalLM,
+            AutoModelForImageTextToText,
+            AutoProcessor,
+            AutoTokenizer,
+        )
 
-        options = {"dtype": stored, **_quantized(quantization, compute), **remote}
-        policy = _reading(model, lambda: AutoModelForCausalLM.from_pretrained(place, **options))
-        tokenizer = _reading(model, lambda: AutoTokenizer.from_pretrained(place, **remote))
+        kind, reader = AutoModelForCausalLM, AutoTokenizer
+        if sees(config):
+            kind, reader = AutoModelForImageTextToText, AutoProcessor
+        options = {"dtype": stored, **_quantized(quantization, compute, config, remote), **remote}
+        policy = _reading(model, lambda: kind.from_pretrained(place, **options))
+        tokenizer = _reading(model, lambda: reader.from_pretrained(place, **remote))
     keep_differentiable(policy)
-    tokenizer.padding_side = "left"  # completions of one batch share their columns
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    words = getattr(tokenizer, "tokenizer", tokenizer)  # a processor's own
+    words.padding_side = "left"  # completions of one batch share their columns
+    if words.pad_token is None:
+        words.pad_token = words.eos_token
     if lora_rank:
         wrap = _unsloth_adapters if backend == "unsloth" else _adapters
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -188,34 +217,54 @@ def _first_line(fault: Exception) -> str:
     return next(iter(str(fault).strip().splitlines()), "")[:200]
 
 
-def _quantized(quantization: str, compute: torch.dtype) -> dict[str, Any]:
-    """Arguments of `from_pretrained` for 4-bit weights, which are made on their final device."""
+def _config(name: str, place: str, remote: dict[str, bool]) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    import amft_lite.picture_llama  # noqa: F401  (makes itself known to AutoConfig)
+
+    return _reading(name, lambda: AutoConfig.from_pretrained(place, **remote))
+
+
+def _quantized(
+    quantization: str, compute: torch.dtype, config: PretrainedConfig, remote: dict[str, bool]
+) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for 4-bit weights, which are made on their final device.
+
+    Of a vision-language model the language model alone becomes 4 bits wide: adapters in it make up
+    for the rounding, and a rounded vision tower, which has none, would see worse for good. That
+    costs 1 GB with Qwen2.5-VL.
+    """
     if quantization == "none":
         return {}
     from accelerate import PartialState
-    from transformers import BitsAndBytesConfig
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
+    whole = None  # what bitsandbytes leaves alone of itself: the output
+    if sees(config):
+        with torch.device("meta"):
+            whole = beside_language(AutoModelForImageTextToText.from_config(config, **remote))
     return {
         "quantization_config": BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=compute,
+            llm_int8_skip_modules=whole,  # which counts for 4 bits, too
         ),
         "device_map": {"": PartialState().device},
     }
 
 
 def _adapters(policy: Any, rank: int, alpha: int, dropout: float, checkpointing: bool) -> Any:
-    """LoRA on every linear layer but the output, through peft; adapters are float32."""
+    """LoRA on every linear layer but the output, through peft; adapters are float32. In a
+    vision-language model on those of its language model (`adapter_places`)."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
+        **adapter_places(policy),
     )
     return get_peft_model(policy, config)  # which casts half-precision adapters to float32
 

@@ -70,11 +70,13 @@ from amft_lite.trainer_inputs import (
     comparable,
     demonstrations,
     method_of,
+    refuse_family,
     refuse_leaks,
     refuse_other_config,
     refuse_setting,
 )
 from amft_lite.trainer_value_head import ValueHeadTrainer
+from amft_lite.vision_models import sees
 from amft_lite.weighting import Rule, Signals
 
 __all__ = ["AMFTConfig", "AMFTTrainer", "TrainerInputError"]
@@ -116,6 +118,7 @@ class AMFTTrainer(ValueHeadTrainer):
         self.method, self.rule = method_of(method, args)
         train_dataset = as_dataset("train_dataset", train_dataset, ("prompt",))
         refuse_setting(args, kwargs)
+        refuse_family(model)
         self.sft_dataset = self.validation_dataset = None
         if self.rule.planned(0, 1, 0) != 0.0 or args.sft_warmup_steps:
             self.sft_dataset = demonstrations(sft_dataset)
@@ -134,6 +137,7 @@ class AMFTTrainer(ValueHeadTrainer):
         super().__init__(
             model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs
         )
+        refuse_family(self.model)  # given by name, it is here only now
         for p, value in zip(trained, values, strict=True):
             if p.dtype != value.dtype:  # TRL makes a 4-bit model's adapters bf16, in which small
                 p.data = value.to(p.device)  # steps vanish and which fp16's scaler cannot take
@@ -458,32 +462,37 @@ class AMFTTrainer(ValueHeadTrainer):
         return parts, torch.cat(rewards)
 
     @contextlib.contextmanager
-    def _validating(self, rollouts: int) -> Iterator[None]:
-        """TRL set to sample validation prompts, its metrics and completion tables untouched."""
-        engines = [self, getattr(self, "vllm_generation", None)]
-        engines += [getattr(self, "generation_config", None)]
-        engines = [e for e in engines if e is not None and hasattr(e, "temperature")]
-        heats = [e.temperature for e in engines]
+    def _validating(self, rollouts: int, greedy: bool = False) -> Iterator[None]:
+        """TRL set to sample validation prompts at temperature 1, or `greedy` to write the likeliest
+        tokens; its metrics and completion tables are untouched."""
+        vllm, own = (getattr(self, n, None) for n in ("vllm_generation", "generation_config"))
+        engines = [e for e in (self, vllm, own) if e is not None and hasattr(e, "temperature")]
+        heats, drawn = [e.temperature for e in engines], getattr(own, "do_sample", None)
         kept = self._metrics["eval"], self._logs, self.num_generations_eval
         self._metrics["eval"] = defaultdict(list)
         fresh = {k: deque() if isinstance(v, deque) else defaultdict(deque)
                  for k, v in self._logs.items()}  # fmt: skip
         self._logs, self.num_generations_eval = fresh, rollouts
-        for engine in engines:
-            engine.temperature = 1.0
+        for engine in engines:  # 0 is vLLM's word for greedy, do_sample that of transformers
+            engine.temperature = 0.0 if greedy and engine is vllm else 1.0
+        if own is not None:
+            own.do_sample = not greedy
         self.model.eval()
         try:
             yield
         finally:
             self.model.train()
+            if own is not None:
+                own.do_sample = drawn
             for engine, heat in zip(engines, heats, strict=True):
                 engine.temperature = heat
             self._metrics["eval"], self._logs, self.num_generations_eval = kept
 
     # --- answers for an evaluation ---------------------------------------------------------------
 
-    def answers(self, prompts: Sequence[Any], n: int) -> list[list[str]]:
-        """`n` fresh answers to every prompt, temperature 1, by the sampler that trains.
+    def answers(self, prompts: Sequence[Any], n: int, greedy: bool = False) -> list[list[str]]:
+        """`n` fresh answers to every prompt, temperature 1 or the likeliest, by the sampler that
+        trains. A prompt's images are content blocks of its messages.
 
         Processes share the work, and each gets all of it. Draws come from the global random state;
         metrics and completion tables stay as they are.
@@ -492,7 +501,7 @@ class AMFTTrainer(ValueHeadTrainer):
         filled = [*prompts, *[prompts[-1]] * (-len(prompts) % processes)]  # all take equal rounds
         mine, room = filled[me::processes], self._room(n)
         found: list[list[str]] = []
-        with self._validating(n), torch.no_grad():
+        with self._validating(n, greedy), torch.no_grad():
             for start in range(0, len(mine), room):
                 rows = [prompt for prompt in mine[start : start + room] for _ in range(n)]
                 texts = self._generate(rows)[3]
@@ -565,6 +574,16 @@ class AMFTTrainer(ValueHeadTrainer):
     def _state_name(self) -> str:
         """One file; where gradients are sharded, one a process."""
         return STATE if self._reduce is None else f"{self.accelerator.process_index}-{STATE}"
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """As transformers 5.17 does, but for whole vision-language models: their files name weights
+        as the hub does, which it forgets to translate there, and goes on with those of the base."""
+        own = self.accelerator.unwrap_model(model or self.model)
+        config = os.path.join(resume_from_checkpoint, "config.json")
+        if not (sees(own.config) and os.path.isfile(config)) or self.is_fsdp_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        saved = type(own).from_pretrained(resume_from_checkpoint, dtype=own.dtype)
+        own.load_state_dict(saved.state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -22,6 +22,7 @@ from torch import nn
 from trl import GRPOConfig
 
 from amft_lite.methods import Method, resolve
+from amft_lite.vision_models import why_not
 from amft_lite.weighting import Rule, RuleOptions
 
 
@@ -170,6 +171,12 @@ def refuse_setting(args: AMFTConfig, kwargs: dict) -> None:
             f"optim must be adamw_torch or adamw_torch_fused, not {optim}: the meta-gradient "
             "applies the optimiser's own update rule, and knows Adam's."
         )
+
+
+def refuse_family(model: Any) -> None:
+    """A model that TRL would train blindly, if it is here already (not a name)."""
+    if isinstance(model, nn.Module) and why_not(model.config):
+        raise TrainerInputError(f"{type(model).__name__}: {why_not(model.config)}")
 
 
 def as_dataset(name: str, data: Any, columns: Sequence[str]) -> Dataset | IterableDataset:

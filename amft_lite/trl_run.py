@@ -4,7 +4,11 @@
 `report` and `--resume` read it alike; checkpoints are those of `transformers`, in checkpoints/.
 Under torchrun or accelerate every process calls `train`; the first one writes.
 
-Left out: greedy answers (the samplers that TRL uses draw), and evaluation on several machines.
+A task with pictures runs with a vision-language model: `self.tokenizer` is then its processor, a
+prompt is the game in words and one picture of the whole hand, which is drawn when it is looked at
+(in 25 ms; thousands of them at once would fill the memory).
+
+Left out: evaluation on several machines.
 """
 
 from __future__ import annotations
@@ -24,6 +28,9 @@ from amft_lite.evaluation import Evaluation, graded
 from amft_lite.real_models import ModelError, compute_dtype, find_model, load_model
 from amft_lite.runs import Interrupted, Progress, Run, RunError, to_json
 from amft_lite.tasks import Demonstration, Example
+from amft_lite.tasks.cards import draw_hand
+from amft_lite.tasks.general_points import instruction
+from amft_lite.vision_models import SIDE
 
 #: TRL's and transformers' names of what metrics.jsonl calls otherwise, or keeps.
 _RENAMED = {"reward": "reward", "frac_reward_zero_std": "groups_without_variance",
@@ -181,16 +188,17 @@ class ModelRun(Run):
             experts = self.task.demonstrations(c.demonstrations, c.seed)
         except (ValueError, ImportError) as error:
             raise ConfigError(f"task: {error}.") from None
-        self.examples = {self.key(e): e for e in (*examples, *held_out)}
+        shown = [d.example for d in experts] if self.shows else []  # their pictures are drawn later
+        self.examples = {self.key(e): e for e in (*shown, *examples, *held_out)}
         unique = list({self.key(e): e for e in held_out}.values())
         try:
             trainer = AMFTTrainer(
                 policy,
                 self.reward,
                 trainer_config(c, self.checkpoints, self.new_tokens),
-                self.fitting([self.row(e) for e in examples]),
-                sft_dataset=self.fitting([self.expert_row(d) for d in experts]),
-                validation_dataset=self.fitting([self.row(e) for e in unique]),
+                self.dataset([self.row(e) for e in examples]),
+                sft_dataset=self.dataset([self.expert_row(d) for d in experts]),
+                validation_dataset=self.dataset([self.row(e) for e in unique]),
                 method=c.method,
                 processing_class=self.tokenizer,
             )
@@ -206,40 +214,90 @@ class ModelRun(Run):
         return self.config.max_new_tokens or self.task.max_new_tokens
 
     @property
+    def shows(self) -> bool:
+        """Whether the task has pictures."""
+        return bool(getattr(self.task, "vision", False))
+
+    @property
     def chats(self) -> bool:
-        """Whether prompts go through the tokenizer's chat template."""
-        if self.config.chat == "auto":
-            return self.tokenizer.chat_template is not None
-        if self.config.chat == "on" and self.tokenizer.chat_template is None:
-            raise ConfigError(f"chat: the tokenizer of {self.config.model} has no chat template.")
-        return self.config.chat == "on"
+        """Whether prompts go through the tokenizer's (or processor's) chat template."""
+        there, asked = self.tokenizer.chat_template is not None, self.config.chat
+        if not there and (asked == "on" or self.shows):
+            reader = "processor" if self.shows else "tokenizer"
+            wish = ", which pictures need" if self.shows else ""
+            raise ConfigError(
+                f"chat: the {reader} of {self.config.model} has no chat template{wish}."
+            )
+        return there if asked == "auto" else asked == "on"
 
     @staticmethod
     def key(example: Example) -> str:
-        return example.prompt
+        """What names an example: its prompt, and the cards shown beside it."""
+        return (
+            f"{example.prompt} {deck}" if (deck := getattr(example, "deck", "")) else example.prompt
+        )
 
-    def prompt(self, example: Example) -> Any:
-        return [{"role": "user", "content": example.prompt}] if self.chats else example.prompt
+    @staticmethod
+    def picture(example: Any) -> Any:
+        """The whole hand on a square table, as the original game shows it."""
+        return draw_hand(example.deck, SIDE, square=True)
+
+    def prompt(self, example: Any, picture: Any = None) -> Any:
+        """What the model is asked: a text, or messages; with `picture` a content block of them."""
+        text = instruction(example) if self.shows else example.prompt
+        if picture is not None:
+            text = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
+        return [{"role": "user", "content": text}] if self.chats else text
 
     def row(self, example: Example) -> dict[str, Any]:
-        return {"prompt": self.prompt(example), "key": self.key(example)}
+        key = self.key(example)
+        row = {"prompt": self.prompt(example), "key": key}
+        return row | {"images": [key]} if self.shows else row
 
     def expert_row(self, demonstration: Demonstration) -> dict[str, Any]:
         text = demonstration.completion
         answer = [{"role": "assistant", "content": text}] if self.chats else f" {text}"
-        return {"prompt": self.prompt(demonstration.example), "completion": answer}
+        return self.row(demonstration.example) | {"completion": answer}
+
+    def dataset(self, rows: list[dict[str, Any]]) -> Any:
+        """The rows that fit; keys in the column `images` become pictures when they are read."""
+        rows = self.fitting(rows)
+        if not self.shows:
+            return rows
+        from datasets import Dataset
+
+        def drawn(columns: dict[str, list]) -> dict[str, list]:
+            if "images" in columns:
+                pictures = [
+                    [self.picture(self.examples[k]) for k in own] for own in columns["images"]
+                ]
+                columns = columns | {"images": pictures}
+            return columns
+
+        return Dataset.from_list(rows).with_transform(drawn)
 
     def fitting(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Rows whose prompts have at most `max_prompt_tokens`; for TRL all are as long as told."""
-        most = self.config.max_prompt_tokens
-        texts = [
-            self.tokenizer.apply_chat_template(r["prompt"], tokenize=False) if self.chats
-            else r["prompt"] for r in rows
-        ]  # fmt: skip
-        lengths = map(len, self.tokenizer(texts)["input_ids"])
+        most, words = self.config.max_prompt_tokens, self.tokenizer
+        taken = 0  # tokens of a picture; all are of one size
+        if self.shows:
+            from trl.data_utils import prepare_multimodal_messages
+
+            words, picture = self.tokenizer.tokenizer, self.picture(self.examples[rows[0]["key"]])
+            messages = [prepare_multimodal_messages(r["prompt"], [picture]) for r in rows]
+            texts = self.tokenizer.apply_chat_template(messages, tokenize=False)
+            whole = self.tokenizer(text=texts[:1], images=[[picture]])["input_ids"][0]
+            taken = len(whole) - len(words(texts[0])["input_ids"])
+        else:
+            texts = [
+                words.apply_chat_template(r["prompt"], tokenize=False) if self.chats
+                else r["prompt"] for r in rows
+            ]  # fmt: skip
+        lengths = [taken + len(ids) for ids in words(texts)["input_ids"]]
         kept = [row for row, length in zip(rows, lengths, strict=True) if length <= most]
         if not kept:
-            raise ConfigError(f"no prompt of {self.task.name} has at most {most} tokens.")
+            shortest = f"; the shortest has {min(lengths)}, its picture included" if taken else ""
+            raise ConfigError(f"no prompt of {self.task.name} has at most {most} tokens{shortest}.")
         return kept
 
     def reward(self, completions: list, key: list[str], **_: Any) -> list[float]:
@@ -259,13 +317,19 @@ class ModelRun(Run):
         """Grade fresh answers; every process takes part. Training's random numbers are kept."""
         examples = self.task.prompts(split, None, 0)
         examples = examples[:prompts] if prompts else examples
+        asked = [self.shown_prompt(e) for e in examples]
         with _random_state_kept(seed=0):
-            drawn = self.trainer.answers([self.prompt(e) for e in examples], samples)
-        return graded(self.task, split, examples, drawn)
+            drawn = self.trainer.answers(asked, samples)
+            first = self.trainer.answers(asked, 1, greedy=True) if greedy else []
+        return graded(self.task, split, examples, drawn, [texts[0] for texts in first])
+
+    def shown_prompt(self, example: Example) -> Any:
+        """The prompt as the sampler takes it, its picture in it."""
+        return self.prompt(example, self.picture(example) if self.shows else None)
 
     def answer(self, example: Example) -> str:
-        """One answer, to look at: a draw."""
-        return self.trainer.answers([self.prompt(example)], 1)[0][0]
+        """One answer, to look at: the likeliest."""
+        return self.trainer.answers([self.shown_prompt(example)], 1, greedy=True)[0][0]
 
     def write(self, name: str, text: str, append: bool = False) -> None:
         """Only the first process writes."""

@@ -12,11 +12,13 @@ import yaml
 from typer.testing import CliRunner
 
 from amft_lite import smollm2
-from amft_lite.architectures import KNOWN, layer_bytes, shape, skeleton
+from amft_lite.architectures import KNOWN, layer_bytes, shape, skeleton, tower
 from amft_lite.cli import app
 from amft_lite.config import CONFIGS, ConfigError, ModelConfig, build, named_configs, read_file
 from amft_lite.models import base_folder, load_policy
 from amft_lite.plan import DIRECTION_VECTORS, NF4_BYTES, plan
+from amft_lite.tasks import load_task
+from tests.vision import tiny_llava, tiny_qwen
 
 RECIPES = [name for name in named_configs() if isinstance(build(read_file(name)), ModelConfig)]
 QWEN_7B, QWEN_1_5B = "Qwen/Qwen2.5-Math-7B", "Qwen/Qwen2.5-1.5B-Instruct"
@@ -137,6 +139,116 @@ print((resident("VmHWM") - before) / (4 * n))
     assert float(done.stdout) == pytest.approx(DIRECTION_VECTORS, abs=0.5)
 
 
+# --- models that see ------------------------------------------------------------------------------
+
+EYE = "Qwen/Qwen2.5-VL-7B-Instruct"
+SEEING = SMALL | {"model": EYE, "task": "general_points_vision", "max_prompt_tokens": 400}
+
+
+def eye_by_hand(out, depth=32, d=1280, inner=3420):
+    """Parameters of Qwen2.5-VL's tower: patches of 2 x 14 x 14 x 3, blocks, and the merger."""
+    block = (3 * d * d + 3 * d) + (d * d + d) + 3 * d * inner + 2 * inner + d + 2 * d
+    merger = d + (4 * d) ** 2 + 4 * d + 4 * d * out + out
+    return 3 * 2 * 14 * 14 * d + depth * block + merger
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes", "published"),
+    [
+        (EYE, (152_064, 3584, 18_944, 28, 512, False, True), 8_292_166_656),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", (151_936, 2048, 11_008, 36, 256, True, True),
+         3_754_622_976),
+    ],
+)  # fmt: skip
+def test_a_tower_is_counted_and_adapters_are_the_language_model_s(model, sizes, published):
+    words, lora = by_hand(*sizes)
+    assert words + eye_by_hand(sizes[1]) == published
+    found = plan(build({**SEEING, "model": model, "lora_rank": 16}))
+    assert found.facts["parameters"] == published and found.facts["trained"] == 16 * lora
+    nf4 = plan(build({**SEEING, "model": model, "quantization": "nf4"}))
+    _, d, inner, layers, kv = sizes[:5]
+    linear = layers * d * (2 * d + 2 * kv + 3 * inner)
+    weights = part(nf4, "rollouts", "weights")
+    assert weights == NF4_BYTES * linear + 2 * (published - linear)  # the eye in half precision
+    full = plan(build({**SEEING, "model": model, "lora_rank": 0}))
+    assert full.facts["trained"] == published
+    assert part(full, "meta step", "Adam's moments") == 8 * published
+
+
+def test_a_picture_is_256_tokens_and_1024_patches():
+    seen = tower(shape(EYE), torch.bfloat16)
+    assert (seen.tokens, seen.patches, seen.depth) == (16 * 16, 32 * 32, 32)
+    assert seen.pixels == 2 * 3 * 448 * 448  # a still picture is shown twice, as if a film
+    found = plan(build(SEEING))
+    assert part(found, "RL backward", "pixels") == 128 * 4 * 2 * 3 * 448 * 448
+    assert any("is 256 of its 400 tokens" in note for note in found.notes)
+    with pytest.raises(ConfigError, match="a picture alone has 256 tokens, and max_prompt_tokens"):
+        plan(build({**SEEING, "max_prompt_tokens": 256}))
+
+
+@pytest.mark.parametrize("make", [tiny_llava, tiny_qwen])
+def test_a_tower_s_activations_are_what_autograd_keeps(make):
+    """Against a real backward pass with weights, pixels and the real attention kernel."""
+    model = make()[0].train()
+    eye = model.config.vision_config
+    if make is tiny_qwen:
+        pixels = {"pixel_values": torch.rand(1024, 1176),
+                  "image_grid_thw": torch.tensor([[1, 32, 32]])}  # fmt: skip
+        eye.depth = eye.num_hidden_layers = 2
+    else:
+        pixels = {"pixel_values": torch.rand(1, 3, 28, 28)}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    alive = {}
+
+    def pack(t):
+        if t.untyped_storage().data_ptr() not in own:
+            alive[t.untyped_storage().data_ptr()] = t.untyped_storage()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        seen = model.get_image_features(**pixels).pooler_output
+    measured = sum(s.nbytes() for s in alive.values())
+    torch.cat(list(seen)).sum().backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if "merger" in n)
+    found = tower(model.config, torch.float32)
+    assert found.depth * found.block + found.ends == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize("make", [tiny_llava, tiny_qwen])
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_frozen_tower_keeps_nothing_unless_inputs_must_have_gradients(make, asked):
+    from peft import LoraConfig, get_peft_model
+
+    from amft_lite.vision_models import adapter_places
+
+    model = make()[0]
+    model = get_peft_model(model, LoraConfig(r=2, **adapter_places(model)))
+    if asked:  # TRL does so with adapters under gradient checkpointing
+        model.enable_input_require_grads()
+    pixels = {"pixel_values": torch.rand(1, 3, 28, 28)}
+    if make is tiny_qwen:
+        pixels = {"pixel_values": torch.rand(16, 1176),
+                  "image_grid_thw": torch.tensor([[1, 4, 4]])}  # fmt: skip
+    seen = model.get_base_model().get_image_features(**pixels).pooler_output
+    assert all(x.requires_grad == asked for x in seen)
+    names = {p.name for p in plan(build(
+        {**SEEING, "gradient_checkpointing": "on" if asked else "off"}
+    )).moments["RL backward"]}  # fmt: skip
+    assert ("tower's activations" in names) == asked
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"task": "general_points"}, "is a vision-language model, and general_points has no"),
+        ({"model": QWEN_7B}, "reads text alone, and general_points_vision shows pictures"),
+    ],
+)
+def test_a_plan_needs_a_model_that_suits_its_task(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        plan(build({**SEEING, **changes}))
+
+
 # --- how it hangs together ------------------------------------------------------------------------
 
 
@@ -231,9 +343,9 @@ def test_the_recipes_fit_the_cards_they_are_named_for():
     fits = {name: plan(build(read_file(name))) for name in RECIPES}
     assert fits["qwen2.5-1.5b_t4_qlora"].on_card(16) < 14e9
     assert fits["qwen2.5-math-7b_24gb_qlora"].on_card(24) < 22e9
-    paper = fits["qwen2.5-math-7b_paper"]
-    assert paper.processes == 8
-    assert paper.on_card(80) < 80e9
+    assert fits["qwen2.5-vl-7b_24gb_qlora"].on_card(24) < 22e9
+    for name in ("qwen2.5-math-7b_paper", "qwen2.5-vl-7b_paper"):
+        assert fits[name].processes == 8 and fits[name].on_card(80) < 80e9
     assert plan(build(read_file("smollm2_cpu")), device="cpu").peak < 6e9
     for found in fits.values():
         assert not any("positions" in note for note in found.notes)
@@ -247,11 +359,23 @@ def test_the_paper_s_recipe_has_the_paper_s_numbers():
     assert plan(c).facts["rollouts_a_run"] == (500 - 50) * 128 * 8
 
 
+def test_the_recipe_with_pictures_has_the_numbers_of_the_papers():
+    c = build(read_file("qwen2.5-vl-7b_paper"))
+    assert (c.steps, c.rollouts_per_prompt, c.lora_rank) == (500, 8, 0)
+    assert (c.lr, c.warmup_steps, c.mu_start, c.meta_every) == (1e-6, 50, 0.8, 20)  # released
+    small = build(read_file("qwen2.5-vl-7b_24gb_qlora"))
+    for task in (load_task(c.task), load_task(small.task)):  # Chu et al.
+        assert task.vision and task.cards == 4 and task.targets == (24,)
+        hand = task.prompts("ood_visual", 1)[0]
+        assert hand.rule == (10, 10, 10) and set(hand.suits) <= {"H", "D"}
+
+
 def test_every_key_of_a_real_model_s_recipe_has_its_reason():
-    for name in ("qwen2.5-math-7b_24gb_qlora", "qwen2.5-math-7b_paper", "qwen2.5-1.5b_t4_qlora"):
+    large = [name for name in RECIPES if name != "smollm2_cpu"]
+    for name in large:
         text = (CONFIGS / f"{name}.yaml").read_text()
         assert re.search("has not run", text, re.IGNORECASE)
-    for name in ("qwen2.5-math-7b_24gb_qlora", "qwen2.5-math-7b_paper"):
+    for name in set(large) - {"qwen2.5-1.5b_t4_qlora"}:
         lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
         keys = [line for line in lines if line and not line.startswith("#")]
         bare = {line.split(":")[0] for line in keys if "#" not in line}
@@ -260,7 +384,8 @@ def test_every_key_of_a_real_model_s_recipe_has_its_reason():
 
 def test_the_launch_file_says_what_its_recipe_says():
     launch = yaml.safe_load((CONFIGS / "launch" / "fsdp8.yaml").read_text())
-    assert launch["num_processes"] == build(read_file("qwen2.5-math-7b_paper")).processes
+    for name in ("qwen2.5-math-7b_paper", "qwen2.5-vl-7b_paper"):
+        assert launch["num_processes"] == build(read_file(name)).processes
     assert launch["fsdp_config"]["fsdp_version"] == 2  # AMFTTrainer refuses version 1
     assert not {p.stem for p in (CONFIGS / "launch").iterdir()} & set(named_configs())
 

@@ -112,7 +112,7 @@ LAYERS = [
      "tasks.math_text", "tasks.math_worker", "tasks.math_grader", "tasks.dataset_rows",
      "tasks.dataset", "tasks.gsm_symbolic"},
     {"objectives", "meta_gradient", "statistics", "provenance", "checkpoint", "figures",
-     "smollm2", "picture_llama"},
+     "smollm2", "picture_llama", "vision_models"},
     {"weighting", "models", "sampling", "implicit_reward"},
     {"rivals", "gate", "batches"},
     {"methods", "real_models", "architectures", "trainer_batches"},

@@ -5,56 +5,20 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import LlavaForConditionalGeneration
 
-from amft_lite.models import word_tokenizer
-from amft_lite.tasks import load_task
 from amft_lite.tasks.cards import draw_hand
 from amft_lite.trainer import AMFTConfig, AMFTTrainer, TrainerInputError
 from tests.parity import Watched
+from tests.vision import TASK, tiny_llava
 
-TASK = load_task("general_points_vision")
-TEMPLATE = (
-    "{% for m in messages %}{% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}"
-    "{% endfor %}{% endfor %}"
-)
 NAMES = ("grad_sft", "grad_rl", "grad_utility")
 
 
 @pytest.fixture(scope="module")
 def made():
     """(model, processor); the processor needs Pillow alone."""
-    tokenizer = word_tokenizer(TASK)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    token = tokenizer.convert_tokens_to_ids("<image>")
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-             "num_attention_heads": 2}  # fmt: skip
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**small, image_size=28, patch_size=14, projection_dim=32),
-        text_config=LlamaConfig(**small, vocab_size=len(tokenizer), num_key_value_heads=2,
-                                pad_token_id=0, eos_token_id=1, bos_token_id=None),
-        image_token_index=token, image_seq_length=4, vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(config)
-    with torch.no_grad():  # the picture should matter
-        for p in model.parameters():
-            p.mul_(3.0)
-    processor = LlavaProcessor(
-        CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
-        tokenizer, patch_size=14, vision_feature_select_strategy="default", image_token="<image>",
-        num_additional_image_tokens=1, chat_template=TEMPLATE,
-    )  # fmt: skip
-    return model.eval(), processor
+    return tiny_llava()
 
 
 def row(hand):

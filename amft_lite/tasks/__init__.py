@@ -112,6 +112,10 @@ REGISTRY: dict[str, TaskEntry] = {
         {"vision": True},
         pretraining="amft_lite.tasks.vision_pretraining",
     ),
+    # the original game of "SFT Memorizes, RL Generalizes"; no tiny base is made for it
+    "general_points_classic_vision": TaskEntry(
+        "amft_lite.tasks.general_points", "GeneralPoints", {"preset": "classic", "vision": True}
+    ),
     "arithmetic": TaskEntry(
         "amft_lite.tasks.arithmetic",
         "Arithmetic",

@@ -63,6 +63,7 @@ __all__ = [
     "card_values",
     "from_json",
     "group_name",
+    "instruction",
     "next_steps",
     "parse",
     "prompt_text",
@@ -95,6 +96,28 @@ def picture_hand(facts: dict[str, Any], suits: Sequence[str], view: int) -> Pict
     """The hand with its cards shown instead of written."""
     prompt = prompt_text([PICTURE] * len(facts["cards"]), facts["target"], facts["rule"])
     return PictureHand(**facts | {"prompt": prompt}, suits=tuple(suits), view=view)
+
+
+def instruction(hand: Hand) -> str:
+    """The game and our form of an answer in words, for models that were not raised on its prompts;
+    the prompt itself, without its pictures' places, comes last.
+
+    As in the original, the rule for J, Q and K is told; its answers are JSON (`to_json`), ours
+    spell the arithmetic out.
+    """
+    j, q, k = hand.rule
+    where = "in the picture" if isinstance(hand, PictureHand) else "below"
+    form = f"J 3 8 | {j} 3 8 | " if isinstance(hand, PictureHand) else f"{j} 3 8 "
+    parts = "the cards from left to right, their values" if "|" in form else "their values"
+    asked = " ".join(hand.prompt.replace(PICTURE, " ").split())
+    return (
+        f"There are {len(hand.cards)} playing cards {where}. J counts {j}, Q counts {q}, K counts "
+        f"{k}, A counts 1, any other card its number. Use the value of every card exactly once, "
+        f"and + - * / as you need them, to make {hand.target}; every result on the way must be a "
+        f"whole number from 0 to {LIMIT}. Answer with one line and nothing else: {parts}, then the "
+        f"steps. For the cards J 3 8 and the number {3 * j - 8} that is: "
+        f"{form}{j} * 3 = {3 * j} {3 * j} - 8 = {3 * j - 8}\n{asked}"
+    )
 
 
 def group_name(values: Iterable[int]) -> str:
