@@ -123,8 +123,10 @@ def heat_figure(
         colorscale=[[0.0, "#ffffff"], [1.0, COLOURS["amft"]]],
         hovertemplate=f"{y} %{{y}}, {x} %{{x}}: %{{z:.2f}}<extra></extra>",
     )  # fmt: skip
-    figure.update_xaxes(type="category")
-    return figure.update_yaxes(type="category", autorange="reversed", scaleanchor="x")
+    figure.update_xaxes(type="category", showgrid=False, constrain="domain")
+    return figure.update_yaxes(
+        type="category", showgrid=False, constrain="domain", autorange="reversed", scaleanchor="x"
+    )
 
 
 def column(lines: Sequence[Line], name: str) -> tuple[list[int], list[float]]:
