@@ -129,6 +129,15 @@ def heat_figure(
     )
 
 
+def picture(image: Any, alt: str) -> Any:
+    """A Pillow image for a notebook: a PNG, with words for those who do not see it."""
+    from IPython.display import Image
+
+    memory = io.BytesIO()
+    image.save(memory, "PNG")
+    return Image(memory.getvalue(), alt=alt)
+
+
 def column(lines: Sequence[Line], name: str) -> tuple[list[int], list[float]]:
     """Steps and values of a metric where it was measured."""
     pairs = [(line["step"], line[name]) for line in lines if line.get(name) is not None]

@@ -1,6 +1,7 @@
 """Cards: exact geometry, the same pictures everywhere within a hair, what jitter may do."""
 
 import hashlib
+import io
 import itertools
 import json
 from pathlib import Path
@@ -155,3 +156,16 @@ def test_what_the_tiny_model_sees_is_seeded_and_jitters_a_little():
 def test_suits_and_ranks_are_those_of_a_deck():
     assert len(DECK) == len(set(DECK)) == 52
     assert {c.suit for c in DECK} == set(SUITS) and {c.rank for c in DECK} == set(RANKS)
+
+
+def test_a_hand_in_words_gets_suits_in_turn_and_a_notebook_gets_it_with_its_alt_text():
+    from amft_lite.figures import picture
+    from amft_lite.tasks.cards import any_suits
+
+    deck = any_suits(["J", "3", "8", "8", "A"])
+    assert deck == [("J", "S"), ("3", "H"), ("8", "C"), ("8", "D"), ("A", "S")]
+    drawn = draw_hand(deck, width=100)
+    shown = picture(drawn, "Jack, three, eight, eight, ace")
+    assert shown.alt == "Jack, three, eight, eight, ace"
+    again = Image.open(io.BytesIO(shown.data))
+    assert again.format == "PNG" and list(again.convert("RGB").getdata()) == list(drawn.getdata())

@@ -60,6 +60,11 @@ class Card(NamedTuple):
 DECK = tuple(Card(rank, suit) for suit in SUITS for rank in RANKS)
 
 
+def any_suits(ranks: Sequence[str]) -> list[Card]:
+    """Cards of these ranks, suits in turn: to draw a hand of the game in words, which has none."""
+    return [Card(rank, "SHCD"[n % 4]) for n, rank in enumerate(ranks)]
+
+
 @dataclass(frozen=True)
 class Style:
     """How a card is drawn. Sizes but `width` and `height` (pixels) are shares of the width; areas

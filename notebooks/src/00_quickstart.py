@@ -72,7 +72,17 @@ for demonstration in task.demonstrations(3, seed=4):
     print(f"prompt  {demonstration.prompt}")
     print(f"expert  {demonstration.completion}\n")
 
+# %%
+from amft_lite import figures
+from amft_lite.tasks.cards import any_suits, draw_hand
+
+hand = task.demonstrations(1, seed=4)[0].example
+drawn = draw_hand(any_suits(hand.cards), width=300, seed=1)
+figures.picture(drawn, "The first hand, drawn: " + " ".join(hand.cards))
+
 # %% [markdown]
+# (Our model gets the words; notebook 06 shows it the pictures.)
+#
 # The expert first reads the cards as numbers, then calculates step by step. Code checks
 # an answer exactly: 1 if it is right, 0 if not, and it says why.
 

@@ -468,6 +468,12 @@ check("token_rewards", token_rewards).require()
 # `=`, the operators, or the cards?
 
 # %%
+from amft_lite.tasks.cards import any_suits, draw_hand
+
+figures.picture(draw_hand(any_suits(["J", "3", "8"]), width=300, seed=1),
+                "Jack, three and eight: make 22")  # fmt: skip
+
+# %%
 from amft_lite import AMFT, build_config, load_policy, load_task
 from amft_lite.batches import encode
 from amft_lite.models import base_folder, completion_logits, token_logps

@@ -544,6 +544,16 @@ print(f"eight words, all alike: {even:.4f} = log 8;  one sure word: {sure:.6f}")
 # hands that were *demonstrated*, on *test* hands under the same rule, and under a *new
 # rule* (J, Q, K = 11, 12, 13), along imitation, exploration, and their mix at $\mu=.5$.
 #
+# The same cards are another problem under the new rule: this hand is worth 10, 10 and 4
+# in training and 13, 11 and 4 in the test.
+
+# %%
+from amft_lite.tasks.cards import any_suits, draw_hand
+
+figures.picture(draw_hand(any_suits(["K", "J", "4"]), width=300, seed=1),
+                "King, jack and four")  # fmt: skip
+
+# %% [markdown]
 # **Predict.** Which of the three lines of which method will be highest at the end?
 
 # %%

@@ -205,6 +205,19 @@ figures.describe(
 # shorten it, but GRPO's division by each prompt's spread weighs prompts unequally.
 # Leaving one out does neither.
 #
+# A validation prompt is a hand like any other, but training never sees its cards, in
+# whatever order they lie:
+
+# %%
+from amft_lite import load_task
+from amft_lite.tasks.cards import any_suits, draw_hand
+
+[hand] = load_task("general_points").prompts("validation", 1, seed=SEED)
+print("a validation prompt:", hand.prompt)
+figures.picture(draw_hand(any_suits(hand.cards), width=300, seed=1),
+                "Its cards, drawn: " + " ".join(hand.cards))  # fmt: skip
+
+# %% [markdown]
 # ### Exercise 2 · Leave one out
 # ●●○ · 6 minutes
 

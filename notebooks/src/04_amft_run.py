@@ -273,6 +273,14 @@ assert apart < 1e-5
 # Validation prompts must be problems that training never sees; notebook 03 showed why.
 # Two prompts with the same cards in another order are the same problem.
 
+# %%
+from amft_lite.tasks.cards import any_suits, draw_hand
+from IPython.display import display
+
+for ranks in (["3", "8", "10"], ["10", "3", "8"]):
+    drawn = draw_hand(any_suits(ranks), width=240, seed=1)
+    display(figures.picture(drawn, "Cards " + " ".join(ranks)))
+
 
 # %% nbgrader={"schema_version": 3, "grade_id": "leaks", "grade": false, "locked": false, "solution": true}
 def leaks(training, validation):

@@ -58,23 +58,14 @@ STEPS = 60  # of the live run, 15 of warm-up included (the full 150: the command
 # `test` with red suits.
 
 # %%
-import io
-
-from IPython.display import Image, display
-
-
-def show(picture, alt):
-    """A Pillow picture, as a PNG with words for those who do not see it."""
-    memory = io.BytesIO()
-    picture.save(memory, "PNG")
-    display(Image(memory.getvalue(), alt=alt))
-
+from IPython.display import display
 
 task = load_task("general_points_vision")
 [black] = task.prompts("test", 1, seed=2)
 [red] = task.prompts("ood_visual", 1, seed=2)
 for hand in (black, red):
-    show(cards.draw_hand(hand.deck, width=420, seed=1), "Cards " + " ".join(hand.cards))
+    drawn = cards.draw_hand(hand.deck, width=420, seed=1)
+    display(figures.picture(drawn, "Cards " + " ".join(hand.cards)))
     print("prompt:", hand.prompt)
 
 # %% [markdown]
@@ -83,18 +74,19 @@ for hand in (black, red):
 
 # %%
 import numpy as np
-from PIL import Image as Picture
+from PIL import Image
 
 
 def enlarged(hand, times=4):
     """The model's view of a hand, side by side and enlarged."""
     side_by_side = np.concatenate(list(hand.pictures()), 1)
-    picture = Picture.fromarray(side_by_side)
+    picture = Image.fromarray(side_by_side)
     return picture.resize((picture.width * times, picture.height * times), 0)
 
 
 for hand in (black, red):
-    show(enlarged(hand), "The same cards in large pixels: " + " ".join(hand.cards))
+    words = "The same cards in large pixels: " + " ".join(hand.cards)
+    display(figures.picture(enlarged(hand), words))
 
 # %% [markdown]
 # An answer has three sections: the cards as read, their values under the rule, and the
