@@ -437,6 +437,11 @@ def _check_model(c: ModelConfig) -> None:
                 f"{c.task} puts its pictures in by the model's chat template; chat must be auto or "
                 f"on, not off."
             )
+    if c.warmup_steps == c.steps and c.method != "sft":
+        raise ConfigError(
+            f"warmup_steps ({c.warmup_steps}) must be below steps ({c.steps}): {c.method} would "
+            f"have no step; method sft is warm-up alone."
+        )
     for key, instead in _NOT_WITH_MODEL.items():
         if getattr(c, key) != FIELDS[key].default:
             raise ConfigError(f"{key} has no meaning in runs with `model`: {instead}.")

@@ -157,7 +157,16 @@ class _Planner:
     def count(self) -> None:
         """Parameters by kind, from the model without its memory."""
         c = self.config
-        model = skeleton(self.whole, self.compute, c.lora_rank)
+        try:
+            model = skeleton(self.whole, self.compute, c.lora_rank)
+            self.layer = layer_bytes(self.whole, self.compute, c.lora_rank)
+            self.tower = tower(self.whole, self.compute) if sees(self.whole) else None
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"a model of the family {self.whole.model_type} cannot be counted "
+                f"({type(error).__name__}); plan knows those that are built like Llama and Qwen2, "
+                f"and with pictures like LLaVA and Qwen2.5-VL."
+            ) from None
         inside = model.get_base_model() if c.lora_rank else model
         head = {id(p) for p in inside.get_output_embeddings().parameters()}
         language = {id(p) for p in inside.get_decoder().parameters()} | head
@@ -172,10 +181,8 @@ class _Planner:
             elif p.dim() == 2 and "lora_" not in name:
                 self.narrow += p.numel()
                 self.widest = max(self.widest, p.numel())
-        self.layer = layer_bytes(self.whole, self.compute, c.lora_rank)
         words = self.total - self.embeddings - self.seeing
         self.block = words // self.shape.num_hidden_layers
-        self.tower = tower(self.whole, self.compute) if sees(self.whole) else None
         if self.tower:
             self.block = max(self.block, self.seeing // self.tower.depth)
             if self.tower.tokens >= c.max_prompt_tokens:

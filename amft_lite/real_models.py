@@ -161,9 +161,11 @@ def load_model(
         kind, reader = AutoModelForCausalLM, AutoTokenizer
         if sees(config):
             kind, reader = AutoModelForImageTextToText, AutoProcessor
-        options = {"dtype": stored, **_quantized(quantization, compute, config, remote), **remote}
-        policy = _reading(model, lambda: kind.from_pretrained(place, **options))
+        # first what is small: it may lack a package
         tokenizer = _reading(model, lambda: reader.from_pretrained(place, **remote))
+        packed = _reading(model, lambda: _quantized(quantization, compute, config, remote))
+        options = {"dtype": stored, **packed, **remote}
+        policy = _reading(model, lambda: kind.from_pretrained(place, **options))
     keep_differentiable(policy)
     words = getattr(tokenizer, "tokenizer", tokenizer)  # a processor's own
     words.padding_side = "left"  # completions of one batch share their columns

@@ -35,7 +35,7 @@ from amft_lite.loop import AMFT
 from amft_lite.models import DATA, base_folder, load_policy
 from amft_lite.provenance import provenance
 from amft_lite.sampling import check_model
-from amft_lite.tasks import Example, Task, groups_word, load_task, reported_splits
+from amft_lite.tasks import REGISTRY, Example, Task, groups_word, load_task, reported_splits
 
 #: All that a run writes; `--overwrite` removes nothing else.
 CONTENTS = (
@@ -142,6 +142,11 @@ def load_base(config: RunConfig, task: Task):
     if config.base and not folder.exists() and (DATA / "bases" / config.base).is_dir():
         folder = DATA / "bases" / config.base
     if not (folder / "config.json").is_file():
+        if not REGISTRY[config.task].pretraining:
+            raise ConfigError(
+                f"base: no tiny model in {folder}, and no recipe for one of {config.task}; name a "
+                f"folder by --set base=FOLDER, or a real model by --set model=NAME."
+            )
         raise ConfigError(
             f"base: no model in {folder}; `amft-lite pretrain --task {config.task} --out {folder}` "
             f"trains one, or name another folder by --set base=FOLDER."

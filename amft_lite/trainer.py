@@ -467,7 +467,8 @@ class AMFTTrainer(ValueHeadTrainer):
         tokens; its metrics and completion tables are untouched."""
         vllm, own = (getattr(self, n, None) for n in ("vllm_generation", "generation_config"))
         engines = [e for e in (self, vllm, own) if e is not None and hasattr(e, "temperature")]
-        heats, drawn = [e.temperature for e in engines], getattr(own, "do_sample", None)
+        heats = [e.temperature for e in engines]
+        drawn = own and (own.do_sample, own.top_k)
         kept = self._metrics["eval"], self._logs, self.num_generations_eval
         self._metrics["eval"] = defaultdict(list)
         fresh = {k: deque() if isinstance(v, deque) else defaultdict(deque)
@@ -477,13 +478,15 @@ class AMFTTrainer(ValueHeadTrainer):
             engine.temperature = 0.0 if greedy and engine is vllm else 1.0
         if own is not None:
             own.do_sample = not greedy
+            if greedy:
+                own.top_k = 50  # the default, without effect; else transformers warns of TRL's
         self.model.eval()
         try:
             yield
         finally:
             self.model.train()
             if own is not None:
-                own.do_sample = drawn
+                own.do_sample, own.top_k = drawn
             for engine, heat in zip(engines, heats, strict=True):
                 engine.temperature = heat
             self._metrics["eval"], self._logs, self.num_generations_eval = kept

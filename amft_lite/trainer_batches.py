@@ -96,6 +96,12 @@ def seen_prompts(
     return by_row, seen | {"num_images": [len(own) for own in images]}
 
 
+def as_stored(data: Dataset) -> Dataset:
+    """The rows without a transform: pictures that are drawn when read stay what they are drawn
+    from."""
+    return data.with_format(None) if data.format["type"] == "custom" else data
+
+
 def tokenized(
     dataset: Dataset,
     tokenize_prompts: Callable[[list], tuple],
@@ -130,13 +136,16 @@ def tokenized(
         return found if sees else found | {"prompt_ids": tokenize_prompts(rows["prompt"])[0]}
 
     kept = {"prompt", "images", "image"} if sees else set()
-    return dataset.map(
+    found = as_stored(dataset).map(
         tokens,
         batched=True,
         remove_columns=[name for name in dataset.column_names if name not in kept],
         desc="Tokenizing demonstrations",
         new_fingerprint=uuid.uuid4().hex,  # or datasets would pickle TRL's trainer, model included
     )
+    if dataset.format["type"] == "custom":
+        return found.with_transform(dataset.format["format_kwargs"]["transform"])
+    return found
 
 
 def demonstration_batch(

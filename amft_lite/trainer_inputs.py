@@ -22,6 +22,7 @@ from torch import nn
 from trl import GRPOConfig
 
 from amft_lite.methods import Method, resolve
+from amft_lite.trainer_batches import as_stored
 from amft_lite.vision_models import why_not
 from amft_lite.weighting import Rule, RuleOptions
 
@@ -234,7 +235,9 @@ def demonstrations(data: Any) -> Dataset:
 
 
 def _identities(data: Dataset) -> Iterator[str]:
-    """What makes a row's prompt the same as another's: its text, and the pixels beside it."""
+    """What makes a row's prompt the same as another's: its text, and the pixels beside it (or the
+    text that they are drawn from)."""
+    data = as_stored(data)
     images = [name for name in ("images", "image") if name in data.column_names]
     if not images:
         yield from (json.dumps(prompt, sort_keys=True) for prompt in data["prompt"])
@@ -243,7 +246,9 @@ def _identities(data: Dataset) -> Iterator[str]:
         own = row[images[0]]
         digest = hashlib.sha256(json.dumps(row["prompt"], sort_keys=True, default=str).encode())
         for image in own if isinstance(own, list) else [own]:
-            if image is not None:
+            if isinstance(image, str):
+                digest.update(image.encode())
+            elif image is not None:
                 digest.update(f"{image.size}{image.mode}".encode() + image.tobytes())
         yield digest.hexdigest()
 
@@ -260,7 +265,7 @@ def refuse_leaks(train: Any, experts: Dataset | None, validation: Dataset) -> No
     for name, data in (("train_dataset", train), ("sft_dataset", experts)):
         if not isinstance(data, Dataset):
             continue
-        known = zip(data["prompt"], _identities(data), strict=True)
+        known = zip(as_stored(data)["prompt"], _identities(data), strict=True)
         shared = [prompt for prompt, identity in known if identity in held_out]
         if shared:
             raise TrainerInputError(

@@ -13,6 +13,7 @@ Left out: evaluation on several machines.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -198,7 +199,7 @@ class ModelRun(Run):
                 trainer_config(c, self.checkpoints, self.new_tokens),
                 self.dataset([self.row(e) for e in examples]),
                 sft_dataset=self.dataset([self.expert_row(d) for d in experts]),
-                validation_dataset=self.dataset([self.row(e) for e in unique]),
+                validation_dataset=self.dataset([self.row(e) for e in unique]) if unique else None,
                 method=c.method,
                 processing_class=self.tokenizer,
             )
@@ -240,7 +241,7 @@ class ModelRun(Run):
     @staticmethod
     def picture(example: Any) -> Any:
         """The whole hand on a square table, as the original game shows it."""
-        return draw_hand(example.deck, SIDE, square=True)
+        return _drawn(example.deck)
 
     def prompt(self, example: Any, picture: Any = None) -> Any:
         """What the model is asked: a text, or messages; with `picture` a content block of them."""
@@ -335,6 +336,11 @@ class ModelRun(Run):
         """Only the first process writes."""
         if not process_index():
             super().write(name, text, append)
+
+
+@functools.lru_cache(maxsize=256)  # TRL reads a row once a rollout; 0.6 MB each
+def _drawn(deck: tuple) -> Any:
+    return draw_hand(deck, SIDE, square=True)
 
 
 @contextmanager

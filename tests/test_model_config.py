@@ -140,3 +140,10 @@ def test_what_only_the_loop_has_is_refused_with_a_model(method):
     with pytest.raises(ConfigError, match="without `model` only"):
         build({"model": "tiny", "method": method})
     assert build({"model": "tiny", "method": "cut_low"}).method == "cut_low"
+
+
+def test_a_run_that_is_all_warm_up_is_one_of_sft():
+    settings = {"model": "tiny", "steps": 5, "warmup_steps": 5}
+    with pytest.raises(ConfigError, match=r"warmup_steps \(5\) must be below steps \(5\): amft"):
+        build(settings)
+    build(settings | {"method": "sft"})

@@ -496,3 +496,12 @@ def test_the_peak_is_within_a_quarter_of_what_is_measured_now(name):
     measured = found["peak_bytes"] / 1e6
     assert plan(build(settings), device="cpu").peak / 1e6 == pytest.approx(measured, rel=0.25)
     assert measured == pytest.approx(megabytes, rel=0.1)
+
+
+def test_a_family_that_cannot_be_counted_is_one_sentence(tmp_path):
+    from transformers import Qwen2VLConfig
+
+    Qwen2VLConfig().save_pretrained(tmp_path)
+    wanted = {"model": str(tmp_path), "task": "general_points_vision", "max_prompt_tokens": 900}
+    with pytest.raises(ConfigError, match="family qwen2_vl cannot be counted"):
+        plan(build(wanted))

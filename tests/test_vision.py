@@ -359,3 +359,11 @@ def test_recognition_is_measured_beside_success():
     rows = summary_rows({"method": "amft", "splits": {"base": {"test": facts, "ood_rule": facts}}})
     assert [row[0] for row in rows] == ["base", "  cards read right"]
     assert rows[1][1].startswith("0.500 [") and rows[1][3:] == ("-", "-")
+
+
+def test_a_task_without_a_tiny_base_says_what_else_there_is(tmp_path):
+    from amft_lite.runs import load_base
+
+    task = load_task("general_points_classic_vision")
+    with pytest.raises(ConfigError, match="no recipe for one of general_points_classic_vision"):
+        load_base(build({"task": "general_points_classic_vision"}), task)

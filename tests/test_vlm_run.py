@@ -244,3 +244,23 @@ def test_four_bits_leave_the_eye_whole(folder):
             assert isinstance(module, Linear4bit) == inside, name
             if not inside:
                 assert module.weight.dtype == torch.bfloat16
+
+
+def test_pictures_are_drawn_when_they_are_wanted_and_once_each(tmp_path, folder, monkeypatch):
+    """Not for the check of leaks, nor for the experts' words; rows that repeat a hand share it."""
+    drawn, draw = [], trl_run.draw_hand
+    monkeypatch.setattr(
+        trl_run,
+        "draw_hand",
+        lambda deck, *how, **more: drawn.append(deck) or draw(deck, *how, **more),
+    )
+    trl_run._drawn.cache_clear()
+    config = build({"model": str(folder), **SHORT, "steps": 12, "demonstrations": 40})
+    run = ModelRun.create(tmp_path / "run", config, overwrite=False)
+    policy, run.tokenizer = load_model(**config.model_options())
+    trainer = run.make_trainer(policy)
+    assert len(drawn) <= 3  # to count the tokens of one picture in each set
+    rows = [trainer.sft_dataset[n % 5] for n in range(20)]
+    assert rows[0]["images"][0].size == (448, 448) and len(drawn) <= 8
+    other = rows[1]["images"][0].tobytes()
+    assert rows[0]["images"][0].tobytes() == rows[5]["images"][0].tobytes() != other
