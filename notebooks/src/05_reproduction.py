@@ -550,6 +550,14 @@ for name in ("quick", "ablations", "controls", "efficiency", "robustness"):
         print(f"{pair:28} {m['mean']:+.3f} [{m['low']:+.3f}, {m['high']:+.3f}]")
 
 # %% [markdown]
+# `quick` is the default game, where hardly any constant is better than another: there a
+# coin moves $\mu$ as well as the meta-gradient does. `controls` are two regimes that
+# want different $\mu$, and there the information is worth .01: the controller goes to
+# .54 where experts are right and to .24 where half of them are wrong, and is better
+# than its own moves with random signs, than another seed's $\mu_t$ replayed, and than
+# a cosine of the same mean. A *constant* of that mean cannot be told from it. So it
+# finds a good mean; that moving along the run is worth anything, ten seeds do not show.
+#
 # ### Exercise 6 · Many comparisons
 # ●●● · 12 minutes
 #
