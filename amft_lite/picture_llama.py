@@ -42,10 +42,18 @@ class Eye(nn.Module):
         return self.out(self.convolutions(x).flatten(1))
 
 
+def put_pictures_in(words: Tensor, ids: Tensor, pictures: Tensor, token: int) -> Tensor:
+    """Embeddings words [B, L, d] of ids [B, L], in which the first n places of `token` in each row
+    are its pictures [B, n, d] (a later one, which the model may have written, is a word like
+    others). Each row has at least n of them."""
+    places = ids == token
+    places = places & (places.cumsum(1) <= pictures.shape[1])
+    return words.masked_scatter(places.unsqueeze(-1), pictures.to(words.dtype))
+
+
 class PictureLlama(LlamaForCausalLM):
     """`pixel_values`, uint8 [B, n, height, width, 3]: the pictures of each row, in the order of its
-    first n picture tokens (a later one, which the model may have written, is a word like others).
-    Rows that follow each other with the same pictures are looked at once."""
+    first n picture tokens. Rows that follow each other and see the same are looked at once."""
 
     config_class = PictureLlamaConfig
 
@@ -63,17 +71,16 @@ class PictureLlama(LlamaForCausalLM):
         x = self.model.embed_tokens(ids)
         if pictures is None:
             return x
-        places = ids == self.config.picture_token_id
+        there = (ids == self.config.picture_token_id).sum(1)
         B, n = pictures.shape[:2]
-        if len(ids) != B or bool((places.sum(1) < n).any()):
+        if len(ids) != B or bool((there < n).any()):
             raise ValueError(
                 f"{B} rows of {n} pictures for {len(ids)} rows of ids, of which one has "
-                f"{int(places.sum(1).min())} picture tokens"
+                f"{int(there.min())} picture tokens"
             )
-        places = places & (places.cumsum(1) <= n)
         hands, back = torch.unique_consecutive(pictures, dim=0, return_inverse=True)
         seen = self.eye(hands.flatten(0, 1)).view(len(hands), n, -1)[back]
-        return x.masked_scatter(places.unsqueeze(-1), seen.to(x.dtype))
+        return put_pictures_in(x, ids, seen, self.config.picture_token_id)
 
     def forward(
         self,

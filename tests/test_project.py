@@ -163,7 +163,7 @@ def test_imports_run_one_way():
 
 def test_nothing_names_a_registry_or_a_place_of_one_machine():
     hosts = ["pypi.org", "pythonhosted", "conda.anaconda.org", "download.pytorch.org"]
-    places = [r"/work/(main|shared)", r"\.\./shared", r"/home/\w+/", "/root/", "/tmp/"]
+    places = [r"/(work|home|root|tmp)/", r"\.\./shared"]
     found = []
     for name in set(TEXTS) - {"tests/test_project.py"}:
         text = (ROOT / name).read_text(encoding="utf-8")

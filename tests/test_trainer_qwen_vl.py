@@ -14,10 +14,7 @@ from transformers.models.mllama.configuration_mllama import MllamaTextConfig, Ml
 
 from amft_lite.tasks.cards import draw_hand
 from amft_lite.trainer import AMFTConfig, AMFTTrainer, TrainerInputError
-from tests.parity import Watched
-from tests.vision import TASK, tiny_qwen
-
-NAMES = ("grad_sft", "grad_rl", "grad_utility")
+from tests.vision import SHORT, TASK, alternating, assert_three_gradients, tiny_qwen, watched
 
 
 @pytest.fixture(scope="module")
@@ -39,35 +36,20 @@ DEMOS = [row(i, d.example) | {"completion": [{"role": "assistant", "content": d.
          for i, d in enumerate(EXPERTS)]  # fmt: skip
 
 
-def alternating(completions, **_):
-    return [float(i % 2) for i in range(len(completions))]
-
-
 def trainer(folder, model, processor):
     args = AMFTConfig(
-        str(folder), max_steps=3, per_device_train_batch_size=2, num_generations=4,
-        gradient_accumulation_steps=4, max_completion_length=5, use_cpu=True, bf16=False,
-        report_to=[], save_strategy="no", learning_rate=1e-3, sft_batch_size=6,
-        sft_warmup_steps=1, validation_prompts=2, validation_rollouts=4, meta_every=1,
-        disable_tqdm=True,
-    )  # fmt: skip
-    made_here = AMFTTrainer(
+        str(folder), per_device_train_batch_size=2, gradient_accumulation_steps=4, **SHORT
+    )
+    return watched(AMFTTrainer(
         model, alternating, args, TRAIN, processing_class=processor, sft_dataset=DEMOS,
         validation_dataset=VALIDATION,
-    )  # fmt: skip
-    made_here.rule = Watched(made_here.rule)
-    made_here.create_optimizer()
-    return made_here
+    ))  # fmt: skip
 
 
 def test_three_gradients_are_there(tmp_path, made):
     run = trainer(tmp_path, copy.deepcopy(made[0]), made[1])
     run.train()
-    assert len(run.rule.seen) == 2
-    for signals, _, _ in run.rule.seen:
-        for name in NAMES:
-            grad = getattr(signals, name)
-            assert grad.isfinite().all() and grad.norm() > 1e-6, name
+    assert_three_gradients(run)
     seen = [p for n, p in run.model.named_parameters() if ".visual." in n]
     first = dict(made[0].named_parameters())
     names = [n for n, p in run.model.named_parameters() if ".visual." in n]

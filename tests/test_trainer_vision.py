@@ -9,10 +9,7 @@ from transformers import LlavaForConditionalGeneration
 
 from amft_lite.tasks.cards import draw_hand
 from amft_lite.trainer import AMFTConfig, AMFTTrainer, TrainerInputError
-from tests.parity import Watched
-from tests.vision import TASK, tiny_llava
-
-NAMES = ("grad_sft", "grad_rl", "grad_utility")
+from tests.vision import SHORT, TASK, alternating, assert_three_gradients, tiny_llava, watched
 
 
 @pytest.fixture(scope="module")
@@ -34,26 +31,16 @@ DEMOS = [row(d.example) | {"completion": [{"role": "assistant", "content": d.com
          for d in EXPERTS]  # fmt: skip
 
 
-def alternating(completions, **_):
-    return [float(i % 2) for i in range(len(completions))]
-
-
 def trainer(folder, made, method="amft", size=4, accumulation=2, **changes):
     model, processor = copy.deepcopy(made[0]), made[1]
     args = AMFTConfig(
-        str(folder), max_steps=3, per_device_train_batch_size=size, num_generations=4,
-        gradient_accumulation_steps=accumulation, max_completion_length=5, use_cpu=True,
-        bf16=False, report_to=[], save_strategy="no", learning_rate=1e-3, sft_batch_size=6,
-        sft_warmup_steps=1, validation_prompts=2, validation_rollouts=4, meta_every=1,
-        disable_tqdm=True,
+        str(folder), per_device_train_batch_size=size, gradient_accumulation_steps=accumulation,
+        **SHORT,
     )  # fmt: skip
     given = {"sft_dataset": DEMOS, "validation_dataset": VALIDATION} | changes
-    made_here = AMFTTrainer(
+    return watched(AMFTTrainer(
         model, alternating, args, TRAIN, method=method, processing_class=processor, **given
-    )
-    made_here.rule = Watched(made_here.rule)
-    made_here.create_optimizer()
-    return made_here
+    ))  # fmt: skip
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["all weights", "LoRA"])
@@ -62,11 +49,7 @@ def test_three_gradients_are_there_and_it_saves_and_loads(tmp_path, made, lora):
     run = trainer(tmp_path, made, **adapters)
     before = [p.detach().clone() for p in run.model.parameters()]
     run.train()
-    assert len(run.rule.seen) == 2
-    for signals, _, _ in run.rule.seen:
-        for name in NAMES:
-            grad = getattr(signals, name)
-            assert grad.isfinite().all() and grad.norm() > 1e-6, name
+    assert_three_gradients(run)
     pairs = zip(before, run.model.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
     model = run.accelerator.unwrap_model(run.model)

@@ -4,10 +4,40 @@ import torch
 
 from amft_lite.models import word_tokenizer
 from amft_lite.tasks import load_task
+from tests.parity import Watched
 
 TASK = load_task("general_points_vision")
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
          "num_attention_heads": 2}  # fmt: skip
+
+
+#: Of both tests through AMFTTrainer: two steps of AMFT after one of imitation.
+SHORT = {
+    "max_steps": 3, "num_generations": 4, "max_completion_length": 5, "use_cpu": True,
+    "bf16": False, "report_to": [], "save_strategy": "no", "learning_rate": 1e-3, "sft_batch_size": 6,
+    "sft_warmup_steps": 1, "validation_prompts": 2, "validation_rollouts": 4, "meta_every": 1,
+    "disable_tqdm": True,
+}  # fmt: skip
+
+
+def alternating(completions, **_):
+    """Random weights are never right: every second answer is paid."""
+    return [float(i % 2) for i in range(len(completions))]
+
+
+def watched(trainer):
+    """It keeps the signals of every meta step."""
+    trainer.rule = Watched(trainer.rule)
+    trainer.create_optimizer()
+    return trainer
+
+
+def assert_three_gradients(trainer):
+    assert len(trainer.rule.seen) == 2
+    for signals, _, _ in trainer.rule.seen:
+        for name in ("grad_sft", "grad_rl", "grad_utility"):
+            grad = getattr(signals, name)
+            assert grad.isfinite().all() and grad.norm() > 1e-6, name
 
 
 def template(picture):

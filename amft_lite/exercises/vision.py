@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from amft_lite.exercises.checking import Exercise, Mistake
+from amft_lite.picture_llama import put_pictures_in
 
 
 def _randn(*shape: int, seed: int = 0) -> Tensor:
@@ -94,15 +95,6 @@ EYE_FEATURES = Exercise(
 )
 
 # --- pictures in the place of words ---------------------------------------------------------------
-
-
-def put_pictures_in(words: Tensor, ids: Tensor, pictures: Tensor, token: int) -> Tensor:
-    """Embeddings [B, L, d] in which the n-th `token` of each row is its n-th picture."""
-    found = words.clone()
-    for row in range(len(ids)):
-        places = (ids[row] == token).nonzero().flatten()[: pictures.shape[1]]
-        found[row, places] = pictures[row, : len(places)]
-    return found
 
 
 def _everywhere(words, ids, pictures, token):

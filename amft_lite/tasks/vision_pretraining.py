@@ -3,8 +3,7 @@
 It begins with the text base's weights (what it knows of rules and arithmetic) and a blank eye, and
 sees the same chains with pictures in place of the cards. One card in sixteen is red, and all of
 those are twos and threes: so it knows the colour, and has to find out for itself that a red nine is
-a nine. Which ranks are red matters much: with aces to threes a base read three red hands in four,
-with aces and twos one in six (one seed each).
+a nine. Ranks and share were chosen, on seed 0, so that the base lies in its bands.
 
 Left out: any other picture.
 """
