@@ -15,8 +15,8 @@ SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
 SHORT = {
     "max_steps": 3, "num_generations": 4, "max_completion_length": 5, "use_cpu": True,
     "bf16": False, "report_to": [], "save_strategy": "no", "learning_rate": 1e-3,
-    "sft_batch_size": 6, "sft_warmup_steps": 1, "validation_prompts": 2, "validation_rollouts": 4, "meta_every": 1,
-    "disable_tqdm": True,
+    "sft_batch_size": 6, "sft_warmup_steps": 1, "validation_prompts": 2,
+    "validation_rollouts": 4, "meta_every": 1, "disable_tqdm": True,
 }  # fmt: skip
 
 
