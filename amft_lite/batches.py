@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amft_lite.sampling import answer_texts, sample
-from amft_lite.tasks import Demonstration, Example, Task
+from amft_lite.episodes import converse
+from amft_lite.sampling import Rollouts, answer_texts, sample
+from amft_lite.tasks import Completion, Demonstration, Example, Reward, Task, is_dialogue
 
 
 @dataclass
@@ -26,7 +27,8 @@ class Batch:
     """B answers to learn from.
 
     ids, attention  [B, L + T]  left-padded prompts, then right-padded answers
-    tokens, mask    [B, T]      the answers alone; 1 on their tokens, end-of-text included
+    tokens, mask    [B, T]      what follows the prompts; 1 on the tokens to learn from (the whole
+                                answer, end-of-text included; in dialogues the policy's side)
     rewards         [B]         of sampled answers
     advantages      [B] or [B, T], and what PPO and the value head need besides
     pictures        uint8 [B, n, height, width, 3], what is seen beside the prompts
@@ -79,21 +81,34 @@ def pictures_of(examples: Sequence[Example]) -> Tensor | None:
 
 
 def encode(tokenizer: Any, demonstrations: Sequence[Demonstration]) -> Batch:
-    """Demonstrations as a batch; end-of-text is added."""
+    """Demonstrations as a batch; each answer ends with end-of-text."""
     prompts = tokenizer([d.prompt for d in demonstrations], padding=True, return_tensors="pt")
-    answers = tokenizer(
-        [f"{d.completion} {tokenizer.eos_token}" for d in demonstrations],
-        padding=True,
-        padding_side="right",
-        return_tensors="pt",
-    )
+    rows = [spell(tokenizer, d.spoken) for d in demonstrations]
+    T = max(len(ids) for ids, _ in rows)
+    pad = tokenizer.pad_token_id
+    tokens = torch.tensor([ids + [pad] * (T - len(ids)) for ids, _ in rows])
+    there = torch.tensor([[1] * len(ids) + [0] * (T - len(ids)) for ids, _ in rows])
     return Batch(
-        ids=torch.cat((prompts.input_ids, answers.input_ids), 1),
-        attention=torch.cat((prompts.attention_mask, answers.attention_mask), 1),
-        tokens=answers.input_ids,
-        mask=answers.attention_mask,
+        ids=torch.cat((prompts.input_ids, tokens), 1),
+        attention=torch.cat((prompts.attention_mask, there), 1),
+        tokens=tokens,
+        mask=torch.tensor([own + [0] * (T - len(own)) for _, own in rows]),
         pictures=pictures_of([d.example for d in demonstrations]),
     )
+
+
+def spell(tokenizer: Any, spoken: Sequence[tuple[str, bool]]) -> tuple[list[int], list[int]]:
+    """Token ids of all that is said in turn, (text, is it to be learned?); 1 where it is.
+
+    End-of-text is added to what is learned: it is how an answer ends.
+    """
+    ids: list[int] = []
+    own: list[int] = []
+    for text, learned in spoken:
+        found = tokenizer(text, add_special_tokens=False)["input_ids"]
+        found = [*found, tokenizer.eos_token_id] if learned else found
+        ids, own = ids + found, own + [int(learned)] * len(found)
+    return ids, own
 
 
 def shuffled_passes(
@@ -109,6 +124,44 @@ def shuffled_passes(
     return torch.stack(chosen) if chosen else torch.empty(0, dtype=torch.long)
 
 
+def roll(
+    policy: torch.nn.Module,
+    tokenizer: Any,
+    task: Task,
+    prompts: Sequence[Example],
+    n: int,
+    temperature: float,
+    source: torch.Generator,
+    to_the_end: bool = False,
+) -> tuple[Rollouts, list[Completion], list[Reward] | None]:
+    """`n` fresh completions of every prompt: tokens, texts, and the rewards of dialogues.
+
+    Dialogues go on `to_the_end` where they are measured.
+    """
+    encoded = tokenizer([e.prompt for e in prompts], padding=True, return_tensors="pt")
+    ids, attention = encoded.input_ids, encoded.attention_mask
+    if not is_dialogue(task):
+        rolled = sample(
+            policy, ids, attention, n, task.max_new_tokens, temperature, source,
+            pictures_of(prompts),
+        )  # fmt: skip
+        return rolled, answer_texts(rolled, tokenizer), None
+    episodes = [task.episode(prompt, to_the_end) for prompt in prompts for _ in range(n)]
+    answers: list[list[str]] = [[] for _ in episodes]
+
+    def speak(row: int, said: list[int]) -> list[int] | None:
+        text = tokenizer.decode(said, skip_special_tokens=False)
+        answers[row].append(text)
+        reply = episodes[row].answer(text)
+        return None if reply is None else tokenizer(reply, add_special_tokens=False)["input_ids"]
+
+    rolled = converse(
+        policy, ids, attention, speak, n, task.max_new_tokens, task.max_episode_tokens,
+        temperature, source,
+    )  # fmt: skip
+    return rolled, list(map(tuple, answers)), [episode.reward for episode in episodes]
+
+
 def graded_rollouts(
     policy: torch.nn.Module,
     tokenizer: Any,
@@ -118,26 +171,16 @@ def graded_rollouts(
     temperature: float,
     source: torch.Generator,
 ) -> Batch:
-    """`n` fresh answers to every prompt, with their rewards."""
-    encoded = tokenizer([e.prompt for e in prompts], padding=True, return_tensors="pt")
+    """`n` fresh completions of every prompt, with their rewards."""
+    rolled, texts, rewards = roll(policy, tokenizer, task, prompts, n, temperature, source)
+    if rewards is None:
+        rewards = [task.reward(prompts[i // n], text) for i, text in enumerate(texts)]
     seen = pictures_of(prompts)
-    rolled = sample(
-        policy,
-        encoded.input_ids,
-        encoded.attention_mask,
-        n,
-        task.max_new_tokens,
-        temperature,
-        source,
-        seen,
-    )
-    texts = answer_texts(rolled, tokenizer)
-    rewards = [task.reward(prompts[i // n], text).value for i, text in enumerate(texts)]
     return Batch(
         rolled.ids,
         rolled.attention,
         rolled.tokens,
         rolled.mask,
-        torch.tensor(rewards),
+        torch.tensor([reward.value for reward in rewards]),
         pictures=None if seen is None else seen.repeat_interleave(n, 0),
     )

@@ -67,8 +67,8 @@ def measure(
         "samples": found.samples,
         "outcomes": {k: round(n / answers, 3) for k, n in sorted(found.outcomes.items())},
     }
-    for name, counts in found.readings.items():
-        facts[name] = round(sum(counts) / (found.samples * len(counts)), 5)
+    for name in found.readings:
+        facts[name] = round(found.share(name), 5)
     return facts | ({"hits": hits_by_group(found)} if groups else {})
 
 
@@ -90,8 +90,8 @@ def glance(loop: AMFT, splits: dict[str, list[int]]) -> dict[str, float]:
     point: dict[str, float] = {}
     for split in splits:
         found = evaluate(loop.policy, loop.tokenizer, loop.task, split, 200, 4, greedy=False)
-        shares = {split: found.correct} | {f"{split}: {k}": v for k, v in found.readings.items()}
-        point |= {name: round(sum(n) / (4 * len(n)), 4) for name, n in shares.items()}
+        point[split] = round(sum(found.correct) / (4 * len(found.correct)), 4)
+        point |= {f"{split}: {name}": round(found.share(name), 4) for name in found.readings}
     return point | {"demonstration_nll": round(demonstration_nll(loop), 4)}
 
 

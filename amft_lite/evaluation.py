@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
-from amft_lite.batches import pictures_of
-from amft_lite.sampling import answer_texts, sample
+from amft_lite.batches import roll
 from amft_lite.statistics import Interval, attempts_at, cluster_bootstrap
-from amft_lite.tasks import Example, Task, readings_of
+from amft_lite.tasks import Completion, Example, Task, readings_of
 
 
 @dataclass
@@ -30,8 +29,10 @@ class Evaluation:
     groups: list[str]
     greedy: list[int] = field(default_factory=list)
     outcomes: dict[str, int] = field(default_factory=dict)
-    #: of each of the task's further questions, how many answers to prompt i say yes
+    #: of each of the task's further questions, how often the answer to it is yes for prompt i, and
+    #: of how many times it was asked (of each answer once, if not `asked` more often)
     readings: dict[str, list[int]] = field(default_factory=dict)
+    asked: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def success(self) -> Interval:
@@ -43,9 +44,16 @@ class Evaluation:
         return cluster_bootstrap(self.greedy, [1] * len(self.greedy), self.groups)
 
     def reading(self, name: str) -> Interval:
-        """Share of answers of which one of the task's further questions holds."""
-        counts = self.readings[name]
-        return cluster_bootstrap(counts, [self.samples] * len(counts), self.groups)
+        """How often one of the task's further questions is answered by yes: a share of all times."""
+        return cluster_bootstrap(self.readings[name], self.times_asked(name), self.groups)
+
+    def times_asked(self, name: str) -> list[int]:
+        """How often prompt i was asked that question."""
+        return self.asked.get(name, [self.samples] * len(self.correct))
+
+    def share(self, name: str) -> float:
+        """`reading` without its interval."""
+        return sum(self.readings[name]) / max(1, sum(self.times_asked(name)))
 
     def attempts(self, k: int) -> Interval:
         """Share of problems solved within `k` answers, without feedback."""
@@ -68,19 +76,14 @@ class Evaluation:
 
 def answers(
     policy, tokenizer, task: Task, prompts: Sequence[Example], n: int, temperature: float, seed: int
-) -> list[list[str]]:
-    """`n` answers to every prompt, in batches of 256 sequences."""
-    texts: list[list[str]] = []
+) -> list[list[Completion]]:
+    """`n` completions of every prompt, in batches of 256 sequences; dialogues to the end."""
+    texts: list[list[Completion]] = []
     source = torch.Generator().manual_seed(seed)
     size = max(1, 256 // n)
     for start in range(0, len(prompts), size):
         part = prompts[start : start + size]
-        encoded = tokenizer([p.prompt for p in part], padding=True, return_tensors="pt")
-        rolled = sample(
-            policy, encoded.input_ids, encoded.attention_mask, n, task.max_new_tokens,
-            temperature, source, pictures_of(part),
-        )  # fmt: skip
-        flat = answer_texts(rolled, tokenizer)
+        _, flat, _ = roll(policy, tokenizer, task, part, n, temperature, source, to_the_end=True)
         texts += [flat[i * n : (i + 1) * n] for i in range(len(part))]
     return texts
 
@@ -110,22 +113,29 @@ def graded(
     task: Task,
     split: str,
     examples: Sequence[Example],
-    drawn: Sequence[Sequence[str]],
-    likeliest: Sequence[str] = (),
+    drawn: Sequence[Sequence[Completion]],
+    likeliest: Sequence[Completion] = (),
 ) -> Evaluation:
-    """The evaluation of texts: as many in `drawn` for each example, and one each in `likeliest`."""
+    """The evaluation of completions: as many in `drawn` for each example, and one each in `likeliest`."""
     outcomes: Counter[str] = Counter()
     correct, questions = [], readings_of(task)
     readings: dict[str, list[int]] = {name: [] for name in questions}
+    asked: dict[str, list[int]] = {}
     for example, texts in zip(examples, drawn, strict=True):
         rewards = [task.reward(example, text) for text in texts]
         outcomes.update(reward.reason for reward in rewards)
         correct.append(sum(reward.correct for reward in rewards))
         for name, holds in questions.items():
-            readings[name].append(sum(holds(example, text) for text in texts))
+            found = [holds(example, text) for text in texts]
+            if isinstance(found[0], tuple):
+                asked.setdefault(name, []).append(sum(times for _, times in found))
+                found = [times for times, _ in found]
+            readings[name].append(sum(found))
     greedy = []
     if likeliest:
         pairs = zip(examples, likeliest, strict=True)
         greedy = [int(task.reward(example, text).correct) for example, text in pairs]
     groups = [example.group for example in examples]
-    return Evaluation(split, len(drawn[0]), correct, groups, greedy, dict(outcomes), readings)
+    return Evaluation(
+        split, len(drawn[0]), correct, groups, greedy, dict(outcomes), readings, asked
+    )

@@ -381,7 +381,8 @@ class AMFT:
         with torch.no_grad():
             batch.states = hidden_states(self.policy, batch.ids, batch.attention, T, batch.pictures)
             values = self.critic(batch.states)
-        last = torch.arange(T) == batch.mask.sum(1, keepdim=True) - 1
+        place = torch.arange(T)
+        last = place == (place * batch.mask).amax(1, keepdim=True)  # of the policy's tokens
         rewards = last * batch.rewards.unsqueeze(1)
         batch.advantages, batch.returns = objectives.gae(
             rewards, values, batch.mask, c.gamma, c.gae_lambda

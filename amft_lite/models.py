@@ -54,11 +54,17 @@ def word_tokenizer(task: Task) -> PreTrainedTokenizerFast:
     )
 
 
+def positions(task: Task) -> int:
+    """The longest text of a task, in tokens, as a model's config is told: 64, in dialogues more."""
+    return 64 + getattr(task, "max_episode_tokens", 0)
+
+
 def tiny_llama(
-    vocabulary: int, size: str = "0.2M", seed: int = 0, picture_token: int | None = None
-) -> LlamaForCausalLM:
-    """A freshly initialised Llama of one of `SIZES` (tied embeddings, 64 positions); with an eye
-    where pictures stand for `picture_token`.
+    vocabulary: int, size: str = "0.2M", seed: int = 0, picture_token: int | None = None,
+    positions: int = 64,
+) -> LlamaForCausalLM:  # fmt: skip
+    """A freshly initialised Llama of one of `SIZES` (tied embeddings); with an eye where pictures
+    stand for `picture_token`.
 
     Raises:
         ValueError: no such size.
@@ -79,7 +85,7 @@ def tiny_llama(
         num_attention_heads=heads,
         num_key_value_heads=heads,
         intermediate_size=4 * width * 2 // 3 // 8 * 8,  # SwiGLU: 2/3 of 4x keeps the weights even
-        max_position_embeddings=64,
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
         pad_token_id=0,
         eos_token_id=1,

@@ -4,7 +4,8 @@ It stands in for what a pretrained language model brings along. What it reads is
 the module named by `TaskEntry.pretraining` holds
 
     texts(task, informative, format_share, rng)   an endless stream of (prompt, completion), or of
-               (prompt, completion, pictures)
+               (prompt, completion, pictures); the completion of a dialogue is all that is said in
+               turn, (text, is it to be learned?)
     RECIPES    size -> the settings of `PretrainConfig` that this task and size want
     BANDS      name -> (lowest, highest): what a base must look like for the task to be worth it
     CHECKS     name -> (split, does this answer count?): how each band is measured
@@ -33,6 +34,7 @@ from amft_lite.models import (
     base_folder,
     completion_logits,
     load_policy,
+    positions,
     tiny_llama,
     token_logps,
     word_tokenizer,
@@ -89,22 +91,28 @@ def learning_rate(step: int, config: PretrainConfig) -> float:
 
 
 def padded(
-    pairs: list[tuple[str, str]], tokenizer
+    pairs: list[tuple[str, str | list[tuple[str, bool]]]], tokenizer
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(prompt, completion) texts as ids and attention [B, L + T], and the answers' mask [B, T].
+    """(prompt, completion) as ids and attention [B, L + T], and the mask [B, T] of what is learned.
 
-    Prompts are left-padded, answers right-padded, their end-of-text included. An unknown word is
-    a KeyError: no text may be of words that the task does not have.
+    Prompts are left-padded, completions right-padded; an answer ends with end-of-text. An unknown
+    word is a KeyError: no text may be of words that the task does not have.
     """
-    table, pad = tokenizer.get_vocab(), tokenizer.pad_token_id
+    table, pad, eos = tokenizer.get_vocab(), tokenizer.pad_token_id, tokenizer.eos_token_id
     prompts = [[table[w] for w in prompt.split()] for prompt, _ in pairs]
-    ends = [[*(table[w] for w in text.split()), tokenizer.eos_token_id] for _, text in pairs]
+    ends, learned = [], []
+    for _, completion in pairs:
+        spoken = [(completion, True)] if isinstance(completion, str) else completion
+        parts = [([table[w] for w in text.split()] + [eos] * own, own) for text, own in spoken]
+        ends.append([token for ids, _ in parts for token in ids])
+        learned.append([int(own) for ids, own in parts for _ in ids])
     L, T = max(map(len, prompts)), max(map(len, ends))
     ids = [[pad] * (L - len(p)) + p + a + [pad] * (T - len(a))
            for p, a in zip(prompts, ends, strict=True)]  # fmt: skip
-    mask = torch.tensor([[1] * len(a) + [0] * (T - len(a)) for a in ends])
-    before = torch.tensor([[0] * (L - len(p)) + [1] * len(p) for p in prompts])
-    return torch.tensor(ids), torch.cat((before, mask), 1), mask
+    there = [[0] * (L - len(p)) + [1] * (len(p) + len(a)) + [0] * (T - len(a))
+             for p, a in zip(prompts, ends, strict=True)]  # fmt: skip
+    mask = [own + [0] * (T - len(own)) for own in learned]
+    return torch.tensor(ids), torch.tensor(there), torch.tensor(mask)
 
 
 @torch.no_grad()
@@ -136,7 +144,7 @@ def pretrain(
     lessons, task = curriculum(config.task), load_task(config.task)
     tokenizer = word_tokenizer(task)
     seen = tokenizer.get_vocab().get(PICTURE)
-    model = tiny_llama(len(tokenizer), config.size, config.seed, seen)
+    model = tiny_llama(len(tokenizer), config.size, config.seed, seen, positions(task))
     if hasattr(lessons, "STARTS_FROM"):
         take_weights(model, tokenizer, base_folder(lessons.STARTS_FROM, config.size))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95))
@@ -161,17 +169,20 @@ def pretrain(
 
 
 def bands(model, tokenizer, config: PretrainConfig, prompts: int = 2000) -> dict[str, float]:
-    """The shares of the task's BANDS, over one draw to each of `prompts` prompts of a split."""
+    """The shares of the task's BANDS, over one draw to each of `prompts` prompts of a split (all,
+    where it has fewer). A check says yes or no, or how often yes, and out of how many."""
     lessons, task = curriculum(config.task), load_task(config.task)
     drawn = {}
     for split in dict.fromkeys(split for split, _ in lessons.CHECKS.values()):
         examples = task.prompts(split, prompts)
         said = answers(model, tokenizer, task, examples, 1, 1.0, seed=0)
         drawn[split] = [(e, texts[0]) for e, texts in zip(examples, said, strict=True)]
-    return {
-        name: sum(counts(e, text) for e, text in drawn[split]) / prompts
-        for name, (split, counts) in lessons.CHECKS.items()
-    }
+    shares = {}
+    for name, (split, counts) in lessons.CHECKS.items():
+        found = [counts(e, text) for e, text in drawn[split]]
+        pairs = [x if isinstance(x, tuple) else (x, 1) for x in found]
+        shares[name] = sum(yes for yes, _ in pairs) / sum(times for _, times in pairs)
+    return shares
 
 
 def save_base(

@@ -134,6 +134,43 @@ def _forward(w: _Layers, x: Tensor, positions: Tensor, bias: Tensor, cache: list
     return F.linear(last, w.output)
 
 
+def _read_prompts(
+    w: _Layers, model, prompt_ids: Tensor, attention: Tensor, total: int, pictures: Tensor | None
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Logits after each prompt [P, V], and a cache of `total` columns that holds the prompts."""
+    P, L = prompt_ids.shape
+    shape = (P, w.kv_heads, total, w.head_dim)
+    cache = [(w.embedding.new_zeros(shape), w.embedding.new_zeros(shape)) for _ in w.layers]
+    lowest = torch.finfo(w.embedding.dtype).min
+    visible = torch.ones(L, L, dtype=torch.bool, device=prompt_ids.device).tril()
+    visible = visible & attention.bool()[:, None, None, :]
+    bias = torch.zeros(visible.shape, dtype=w.embedding.dtype, device=prompt_ids.device)
+    bias = bias.masked_fill(~visible, lowest)
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    if pictures is None:
+        seen = F.embedding(prompt_ids, w.embedding)
+    else:
+        seen = model.embed(prompt_ids, pictures)
+    return _forward(w, seen, positions, bias, cache, 0), cache
+
+
+def _padding_bias(w: _Layers, attention: Tensor, total: int) -> Tensor:
+    """What hides the padding before prompts, attention [B, L], from later tokens: [B, 1, 1, total]."""
+    bias = w.embedding.new_zeros(len(attention), 1, 1, total)
+    hidden = attention[:, None, None] == 0
+    bias[..., : attention.shape[1]].masked_fill_(hidden, torch.finfo(bias.dtype).min)
+    return bias
+
+
+def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """A token a row [B]; at temperature 0 the likeliest."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    # a draw from the softmax: argmax of p / Exponential(1), as torch.multinomial does
+    p = torch.softmax(logits / temperature, -1)
+    return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(-1)
+
+
 @torch.no_grad()
 def sample(
     model,
@@ -153,44 +190,23 @@ def sample(
     Raises:
         ValueError: the model is no plain Llama.
     """
-    w = _Layers(model)
-    P, L = prompt_ids.shape
+    w, (P, L) = _Layers(model), prompt_ids.shape
     B, total = P * n, L + max_new_tokens
     eos, pad = model.config.eos_token_id, model.config.pad_token_id
-    shape = (P, w.kv_heads, total, w.head_dim)
-    cache = [(w.embedding.new_zeros(shape), w.embedding.new_zeros(shape)) for _ in w.layers]
-
-    lowest = torch.finfo(w.embedding.dtype).min
-    visible = torch.ones(L, L, dtype=torch.bool, device=prompt_ids.device).tril()
-    visible = visible & attention.bool()[:, None, None, :]
-    bias = torch.zeros(visible.shape, dtype=w.embedding.dtype, device=prompt_ids.device)
-    bias = bias.masked_fill(~visible, lowest)
-    positions = (attention.cumsum(1) - 1).clamp(min=0)
-    if pictures is None:
-        seen = F.embedding(prompt_ids, w.embedding)
-    else:
-        seen = model.embed(prompt_ids, pictures)
-    logits = _forward(w, seen, positions, bias, cache, 0)
+    logits, cache = _read_prompts(w, model, prompt_ids, attention, total, pictures)
 
     def repeat(x: Tensor) -> Tensor:
         return x.repeat_interleave(n, 0) if n > 1 else x
 
     logits, cache = repeat(logits), [(repeat(k), repeat(v)) for k, v in cache]
     padded = not bool(attention.all())
-    step_bias = None
-    if padded:
-        step_bias = w.embedding.new_zeros(B, 1, 1, total)
-        step_bias[..., :L].masked_fill_(repeat(attention)[:, None, None] == 0, lowest)
+    step_bias = _padding_bias(w, repeat(attention), total) if padded else None
     position = repeat(attention.sum(1, keepdim=True))
     tokens = torch.full((B, max_new_tokens), pad, device=prompt_ids.device)
     mask = torch.zeros_like(tokens)
     running = torch.ones(B, dtype=torch.bool, device=prompt_ids.device)
     for t in range(max_new_tokens):
-        if temperature == 0:
-            token = logits.argmax(-1)
-        else:  # a draw from the softmax: argmax of p / Exponential(1), as torch.multinomial does
-            p = torch.softmax(logits / temperature, -1)
-            token = (p / torch.empty_like(p).exponential_(generator=generator)).argmax(-1)
+        token = _draw(logits, temperature, generator)
         tokens[:, t] = torch.where(running, token, pad)
         mask[:, t] = running
         running = running & (token != eos)

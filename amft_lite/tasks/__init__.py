@@ -3,13 +3,16 @@
 A task makes its problems from a seed, knows expert answers to them, and grades any text without
 running it. Everything above (loop, evaluation, notebooks) sees only the protocol below.
 
-Left out: how a task is drawn, and multi-turn episodes.
+A task may be a dialogue: it has `episode`, which answers back, and a completion is then a tuple of
+answers instead of one text.
+
+Left out: how a task is drawn.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -40,17 +43,39 @@ class Example:
         return None
 
 
+#: What a policy gives to a prompt: one text, or in a dialogue its answers in turn.
+Completion = str | tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Demonstration:
-    """An expert's answer to an example; `right` is False where a study made it wrong on purpose."""
+    """An expert's answer to an example; `right` is False where a study made it wrong on purpose.
+
+    In a dialogue the expert's answers, and between them the task's `replies`.
+    """
 
     example: Example
-    completion: str
+    completion: Completion
     right: bool = True
+    replies: tuple[str, ...] = ()
 
     @property
     def prompt(self) -> str:
         return self.example.prompt
+
+    @property
+    def spoken(self) -> list[tuple[str, bool]]:
+        """All that follows the prompt, in turn: (text, is it the expert's?)."""
+        return interleaved(self.completion, self.replies)
+
+
+def interleaved(completion: Completion, replies: Sequence[str]) -> list[tuple[str, bool]]:
+    """Answers and the replies between them, in turn: (text, is it an answer?)."""
+    answers = (completion,) if isinstance(completion, str) else completion
+    turns = [(answers[0], True)] if answers else []
+    for reply, answer in zip(replies, answers[1:], strict=True):
+        turns += [(reply, False), (answer, True)]
+    return turns
 
 
 @dataclass(frozen=True)
@@ -62,6 +87,17 @@ class Reward:
     correct: bool
 
 
+class Episode(Protocol):
+    """A dialogue in progress, the task's side of it."""
+
+    def answer(self, text: str) -> str | None:
+        """Take an answer, any text; what the task says to it, or None where the dialogue ends."""
+
+    @property
+    def reward(self) -> Reward:
+        """The grade of what has been said so far."""
+
+
 @runtime_checkable
 class Task(Protocol):
     """The whole border between a task and the rest of the kit."""
@@ -69,6 +105,8 @@ class Task(Protocol):
     name: str
     splits: tuple[str, ...]
     max_new_tokens: int  #: tokens of the longest right answer, end-of-text included
+    #: and of tasks that are dialogues: `episode(example, to_the_end=False) -> Episode`, which with
+    #: `to_the_end` goes on where training would break off, and `max_episode_tokens` of all turns
 
     def prompts(self, split: str, n: int | None = None, seed: int = 0) -> list[Example]:
         """Every problem of `split` once (n=None), or `n` examples in shuffled passes over it."""
@@ -76,7 +114,7 @@ class Task(Protocol):
     def demonstrations(self, n: int, seed: int = 0, split: str = "train") -> list[Demonstration]:
         """`n` expert answers to problems of `split`, a new draw for every seed."""
 
-    def reward(self, example: Example, completion: str) -> Reward:
+    def reward(self, example: Example, completion: Completion) -> Reward:
         """Grade `completion`; any text is an answer, none raises."""
 
     def vocabulary(self) -> list[str]:
@@ -121,6 +159,17 @@ REGISTRY: dict[str, TaskEntry] = {
         "Arithmetic",
         pretraining="amft_lite.tasks.arithmetic_pretraining",
     ),
+    "navigation": TaskEntry(
+        "amft_lite.tasks.navigation",
+        "Navigation",
+        pretraining="amft_lite.tasks.navigation_pretraining",
+    ),
+    "navigation_classic": TaskEntry(
+        "amft_lite.tasks.navigation",
+        "Navigation",
+        {"preset": "classic"},
+        pretraining="amft_lite.tasks.navigation_pretraining",
+    ),
     "gsm_symbolic": TaskEntry("amft_lite.tasks.gsm_symbolic", "GsmSymbolic"),
     # real data: rows of datasets.yaml by name, or rows given as options
     "dataset": TaskEntry("amft_lite.tasks.dataset", "DatasetTask"),
@@ -147,9 +196,15 @@ def reported_splits(task: Task) -> tuple[str, ...]:
     return chosen or tuple(s for s in task.splits if s not in ("train", "validation"))
 
 
-def readings_of(task: Task) -> dict[str, Callable[[Example, str], bool]]:
-    """What else a task asks of an answer beside its being right: name -> is it so? (Cards read from
-    a picture, for example.) Named as `readings` by tasks that have such questions."""
+def is_dialogue(task: Task) -> bool:
+    """Does the task answer back?"""
+    return hasattr(task, "episode")
+
+
+def readings_of(task: Task) -> dict[str, Callable[[Example, Completion], bool | tuple[int, int]]]:
+    """What else a task asks of a completion beside its being right: name -> is it so? (Cards read
+    from a picture), or how often, and out of how many (right turns of a walk). Named as `readings`
+    by tasks that have such questions."""
     return getattr(task, "readings", {})
 
 

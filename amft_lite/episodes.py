@@ -1,0 +1,102 @@
+"""Dialogues sampled in one pass: the policy answers, the task replies, the cache stays.
+
+Every row takes one token a step, whoever says it: where the task has replied, its words are put in
+instead of drawn ones, until the policy's turn comes again. So rows need not wait for each other,
+nothing is computed twice, and a dialogue lies in one piece, as if it were one completion, of which
+the mask says what the policy said.
+
+Left out: what is replied (`amft_lite.tasks`), and any model but a Llama (`amft_lite.sampling`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from amft_lite.sampling import Rollouts, _draw, _forward, _Layers, _padding_bias, _read_prompts
+
+#: What is said to an answer, as token ids; None ends the dialogue. Called with (row, answer).
+Speak = Callable[[int, list[int]], list[int] | None]
+
+COLUMNS = 64  #: by so many the cache grows
+
+
+@torch.no_grad()
+def converse(
+    model,
+    prompt_ids: Tensor,
+    attention: Tensor,
+    speak: Speak,
+    n: int = 1,
+    max_new_tokens: int = 32,
+    max_episode_tokens: int = 512,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Rollouts:
+    """Sample `n` dialogues from every prompt; `temperature=0` takes the likeliest tokens.
+
+    An answer ends with its end-of-text, which belongs to it, or after `max_new_tokens`; a dialogue
+    when `speak` returns None, or is cut off after `max_episode_tokens` of both sides. `speak` gets
+    the answer without end-of-text. `prompt_ids`, `attention` [P, L], left-padded. In the result
+    `attention` covers both sides, `mask` the policy's own tokens alone; T is that of the longest.
+
+    Raises:
+        ValueError: the model is no plain Llama.
+    """
+    w, L = _Layers(model), prompt_ids.shape[1]
+    eos, pad = model.config.eos_token_id, model.config.pad_token_id
+    logits, cache = _read_prompts(w, model, prompt_ids, attention, L + COLUMNS, None)
+
+    def repeat(x: Tensor) -> Tensor:
+        return x.repeat_interleave(n, 0) if n > 1 else x
+
+    logits, cache = repeat(logits), [(repeat(k), repeat(v)) for k, v in cache]
+    ids, attention = repeat(prompt_ids), repeat(attention)
+    bias = None
+    if not bool(attention.all()):
+        bias = _padding_bias(w, attention, L + max_episode_tokens)
+    position = attention.sum(1, keepdim=True)
+    rows = list(range(len(ids)))  # of those that go on; all tensors above have a row for each
+    said: list[list[int]] = [[] for _ in rows]  # by whoever
+    own: list[list[int]] = [[] for _ in rows]  # 1 where by the policy
+    answer: list[list[int]] = [[] for _ in rows]
+    reply: list[list[int]] = [[] for _ in rows]
+    for t in range(max_episode_tokens):
+        drawn = _draw(logits, temperature, generator).tolist()
+        ended = []
+        for place, row in enumerate(rows):
+            if reply[row]:
+                said[row].append(reply[row].pop(0))
+                own[row].append(0)
+                continue
+            token = drawn[place]
+            said[row].append(token)
+            own[row].append(1)
+            answer[row].append(token)
+            if token == eos or len(answer[row]) == max_new_tokens:
+                spoken = speak(row, answer[row][:-1] if token == eos else answer[row])
+                answer[row] = []
+                if spoken is None:
+                    ended.append(place)
+                else:
+                    reply[row] = list(spoken)
+        if len(ended) == len(rows) or t + 1 == max_episode_tokens:
+            break
+        if ended:
+            kept = [place for place in range(len(rows)) if place not in set(ended)]
+            rows, places = [rows[place] for place in kept], torch.tensor(kept)
+            cache = [(k[places], v[places]) for k, v in cache]
+            position, bias = position[places], None if bias is None else bias[places]
+        if L + t + 1 > cache[0][0].shape[2]:
+            cache = [(F.pad(k, (0, 0, 0, COLUMNS)), F.pad(v, (0, 0, 0, COLUMNS))) for k, v in cache]
+        x = F.embedding(torch.tensor([[said[row][-1]] for row in rows]), w.embedding)
+        hidden = None if bias is None else bias[..., : L + t + 1]
+        logits = _forward(w, x, position + t, hidden, cache, L + t)
+    T = max(map(len, said))
+    tokens = torch.tensor([s + [pad] * (T - len(s)) for s in said])
+    there = torch.tensor([[1] * len(s) + [0] * (T - len(s)) for s in said])
+    mask = torch.tensor([o + [0] * (T - len(o)) for o in own])
+    return Rollouts(torch.cat((ids, tokens), 1), torch.cat((attention, there), 1), tokens, mask)
