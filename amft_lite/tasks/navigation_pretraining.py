@@ -33,7 +33,7 @@ from amft_lite.tasks.navigation import (
     walked,
 )
 
-RECIPES: dict[str, dict[str, Any]] = {"0.2M": {"steps": 500, "batch": 48, "lr": 4e-3}}
+RECIPES: dict[str, dict[str, Any]] = {"0.2M": {"steps": 400, "batch": 48, "lr": 4e-3}}
 ERRING = 0.1  #: share of points whose first attempt is wrong
 CITIES = 24  #: their seeds begin at 1000
 
