@@ -293,7 +293,7 @@ def test_every_route_is_solved_by_its_expert_with_the_whole_reward():
 
 def test_no_route_and_no_city_is_in_two_splits(nav):
     routes = [e.group for split in nav.splits for e in nav.prompts(split)]
-    assert len(routes) == len(set(routes)) == 400 + 160 + 3 * 200
+    assert len(routes) == len(set(routes)) == 1600 + 160 + 3 * 200
     cities = {split: {e.route.city for e in nav.prompts(split)} for split in nav.splits}
     for a in nav.splits:
         for b in nav.splits:
@@ -330,9 +330,9 @@ def test_always_forward_gets_two_thirds_of_the_steps(nav):
 def test_the_protocol_and_seeds(nav):
     assert isinstance(nav, Task) and is_dialogue(nav)
     assert reported_splits(nav) == ("test", "ood_rule", "ood_visual")
-    assert nav.prompts("train", 900, 1) == nav.prompts("train", 900, 1)
+    assert nav.prompts("train", 1700, 1) == nav.prompts("train", 1700, 1)
     assert nav.prompts("train", 30, 1) != nav.prompts("train", 30, 2)
-    assert len({e.key for e in nav.prompts("train", 400, 5)}) == 400  # a whole pass
+    assert len({e.key for e in nav.prompts("train", 1600, 5)}) == 1600  # a whole pass
     a, b = (nav.demonstrations(10, seed) for seed in (0, 1))
     assert a == nav.demonstrations(10, 0) and a != b
 
