@@ -27,6 +27,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from amft_lite.tasks import Demonstration, Example, Reward
 from amft_lite.tasks.city import COMPASS, SIDES, City, Route, build_city, draw_route, side_word
@@ -228,6 +229,7 @@ class Navigation:
 
     splits = tuple(SPLITS)
     groups = "routes"
+    notes = MappingProxyType({"ood_rule": "left and right", "ood_visual": "other landmarks"})
     max_new_tokens = 13  #: of one answer, end-of-text included
 
     def __init__(
@@ -246,6 +248,7 @@ class Navigation:
         self.legs = (1, 2, 3) if preset == "lite" else (2, 3, 4)
         self.shaped, self.tries = reward == "shaped", tries
         self.readings = {"steps right": self._steps_right, "turns right": self._turns_right}
+        self.baselines = {"always forward: steps right": always_forward}
         self._journeys: dict[str, list[Journey]] = {}
 
     @property
