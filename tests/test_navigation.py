@@ -1,12 +1,15 @@
 """Navigation against cases worked out by hand: headings, sides, directions, rewards, splits."""
 
 import itertools
+import json
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amft_lite.models import base_folder, load_policy, tiny_llama, word_tokenizer
+from amft_lite.pretrain import bands, pretrain, recipe, timed_log
 from amft_lite.tasks import Task, is_dialogue, load_task, reported_splits
 from amft_lite.tasks.city import (
     COMPASS,
@@ -31,7 +34,7 @@ from amft_lite.tasks.navigation import (
     journey,
     walked,
 )
-from amft_lite.tasks.navigation_pretraining import spoken, texts
+from amft_lite.tasks.navigation_pretraining import BANDS, spoken, texts
 
 
 @pytest.fixture(scope="module")
@@ -391,3 +394,27 @@ def test_compass_words_lie_in_a_circle():
         flipped = word.replace("north", "N").replace("south", "north").replace("N", "south")
         flipped = flipped.replace("east", "E").replace("west", "east").replace("E", "west")
         assert flipped == opposite
+
+
+def test_the_shipped_base_lies_in_its_bands_and_its_log_begins_as_the_recipe_does():
+    folder = base_folder("navigation")
+    facts = json.loads((folder / "recipe.json").read_text())
+    config = recipe(task="navigation")
+    assert facts["recipe"] == vars(config)
+    assert (folder / "model.safetensors").stat().st_size <= 1.5e6
+    for name, (low, high) in BANDS.items():
+        assert low <= facts["bands"][name] <= high, name
+    found = bands(*load_policy(folder), config, prompts=80)
+    for name, share in found.items():  # 80 walks, about 160 turns
+        assert share == pytest.approx(facts["bands"][name], abs=0.15), name
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 350 and lines[-1]["loss"] < 0.1
+    log, note = timed_log()
+    pretrain(config, stop_after=1, on_step=note)
+    assert log[0]["loss"] == pytest.approx(lines[0]["loss"], abs=0.01)
+
+
+def test_a_base_that_has_learned_nothing_is_outside(nav):
+    tokenizer = word_tokenizer(nav)
+    found = bands(tiny_llama(len(tokenizer)).eval(), tokenizer, recipe(task="navigation"), 8)
+    assert found["forwards_right"] < 0.1 and found["turns_right"] < 0.1
