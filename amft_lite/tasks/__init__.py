@@ -201,6 +201,12 @@ def is_dialogue(task: Task) -> bool:
     return hasattr(task, "episode")
 
 
+def new_words(task: Task) -> tuple[str, ...]:
+    """Words of a task that a base need not know: it gets untrained ones. Named as `new_words` by
+    tasks that can say more than their bases were raised on."""
+    return tuple(getattr(task, "new_words", ()))
+
+
 def readings_of(task: Task) -> dict[str, Callable[[Example, Completion], bool | tuple[int, int]]]:
     """What else a task asks of a completion beside its being right: name -> is it so? (Cards read
     from a picture), or how often, and out of how many (right turns of a walk). Named as `readings`
