@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amft_lite.sampling import Rollouts, _draw, _forward, _Layers, _padding_bias, _read_prompts
+from amft_lite.sampling import Rollouts, draw, forward, Layers, padding_bias, read_prompts
 
 #: What is said to an answer, as token ids; None ends the dialogue. Called with (row, answer).
 Speak = Callable[[int, list[int]], list[int] | None]
@@ -46,9 +46,9 @@ def converse(
     Raises:
         ValueError: the model is no plain Llama.
     """
-    w, L = _Layers(model), prompt_ids.shape[1]
+    w, L = Layers(model), prompt_ids.shape[1]
     eos, pad = model.config.eos_token_id, model.config.pad_token_id
-    logits, cache = _read_prompts(w, model, prompt_ids, attention, L + COLUMNS, None)
+    logits, cache = read_prompts(w, model, prompt_ids, attention, L + COLUMNS, None)
 
     def repeat(x: Tensor) -> Tensor:
         return x.repeat_interleave(n, 0) if n > 1 else x
@@ -57,7 +57,7 @@ def converse(
     ids, attention = repeat(prompt_ids), repeat(attention)
     bias = None
     if not bool(attention.all()):
-        bias = _padding_bias(w, attention, L + max_episode_tokens)
+        bias = padding_bias(w, attention, L + max_episode_tokens)
     position = attention.sum(1, keepdim=True)
     rows = list(range(len(ids)))  # of those that go on; all tensors above have a row for each
     said: list[list[int]] = [[] for _ in rows]  # by whoever
@@ -65,7 +65,7 @@ def converse(
     answer: list[list[int]] = [[] for _ in rows]
     reply: list[list[int]] = [[] for _ in rows]
     for t in range(max_episode_tokens):
-        drawn = _draw(logits, temperature, generator).tolist()
+        drawn = draw(logits, temperature, generator).tolist()
         ended = []
         for place, row in enumerate(rows):
             if reply[row]:
@@ -94,7 +94,7 @@ def converse(
             cache = [(F.pad(k, (0, 0, 0, COLUMNS)), F.pad(v, (0, 0, 0, COLUMNS))) for k, v in cache]
         x = F.embedding(torch.tensor([[said[row][-1]] for row in rows]), w.embedding)
         hidden = None if bias is None else bias[..., : L + t + 1]
-        logits = _forward(w, x, position + t, hidden, cache, L + t)
+        logits = forward(w, x, position + t, hidden, cache, L + t)
     T = max(map(len, said))
     tokens = torch.tensor([s + [pad] * (T - len(s)) for s in said])
     there = torch.tensor([[1] * len(s) + [0] * (T - len(s)) for s in said])

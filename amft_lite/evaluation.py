@@ -44,7 +44,7 @@ class Evaluation:
         return cluster_bootstrap(self.greedy, [1] * len(self.greedy), self.groups)
 
     def reading(self, name: str) -> Interval:
-        """How often one of the task's further questions is answered by yes: a share of all times."""
+        """How often the answer to one of the task's further questions is yes: a share of all."""
         return cluster_bootstrap(self.readings[name], self.times_asked(name), self.groups)
 
     def times_asked(self, name: str) -> list[int]:
@@ -116,7 +116,7 @@ def graded(
     drawn: Sequence[Sequence[Completion]],
     likeliest: Sequence[Completion] = (),
 ) -> Evaluation:
-    """The evaluation of completions: as many in `drawn` for each example, and one each in `likeliest`."""
+    """The evaluation of completions: several in `drawn` for each example, one in `likeliest`."""
     outcomes: Counter[str] = Counter()
     correct, questions = [], readings_of(task)
     readings: dict[str, list[int]] = {name: [] for name in questions}

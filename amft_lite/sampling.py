@@ -24,7 +24,7 @@ def check_model(model) -> None:
     Raises:
         ValueError: it is no plain Llama, or its pad or end-of-text token is unknown.
     """
-    _Layers(model)
+    Layers(model)
     for name in ("pad_token_id", "eos_token_id"):
         if not isinstance(getattr(model.config, name, None), int):
             raise ValueError(f"the model's config.json must give {name} as one whole number")
@@ -58,7 +58,7 @@ def answer_texts(rollouts: Rollouts, tokenizer) -> list[str]:
     return tokenizer.batch_decode(texts, skip_special_tokens=False)
 
 
-class _Layers:
+class Layers:
     """The weights of a Llama, joined where two products can be one."""
 
     def __init__(self, model) -> None:
@@ -101,7 +101,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-b, a), -1) * sin
 
 
-def _forward(w: _Layers, x: Tensor, positions: Tensor, bias: Tensor, cache: list, start: int):
+def forward(w: Layers, x: Tensor, positions: Tensor, bias: Tensor, cache: list, start: int):
     """Run embeddings [B, T, d] at cache columns start..start+T; returns logits of the last [B, V].
 
     `bias` [B, 1, T, start + T] is added to the attention scores. `cache` holds a (keys, values)
@@ -134,8 +134,8 @@ def _forward(w: _Layers, x: Tensor, positions: Tensor, bias: Tensor, cache: list
     return F.linear(last, w.output)
 
 
-def _read_prompts(
-    w: _Layers, model, prompt_ids: Tensor, attention: Tensor, total: int, pictures: Tensor | None
+def read_prompts(
+    w: Layers, model, prompt_ids: Tensor, attention: Tensor, total: int, pictures: Tensor | None
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Logits after each prompt [P, V], and a cache of `total` columns that holds the prompts."""
     P, L = prompt_ids.shape
@@ -151,18 +151,18 @@ def _read_prompts(
         seen = F.embedding(prompt_ids, w.embedding)
     else:
         seen = model.embed(prompt_ids, pictures)
-    return _forward(w, seen, positions, bias, cache, 0), cache
+    return forward(w, seen, positions, bias, cache, 0), cache
 
 
-def _padding_bias(w: _Layers, attention: Tensor, total: int) -> Tensor:
-    """What hides the padding before prompts, attention [B, L], from later tokens: [B, 1, 1, total]."""
+def padding_bias(w: Layers, attention: Tensor, total: int) -> Tensor:
+    """What hides the padding of prompts, attention [B, L], from later tokens: [B, 1, 1, total]."""
     bias = w.embedding.new_zeros(len(attention), 1, 1, total)
     hidden = attention[:, None, None] == 0
     bias[..., : attention.shape[1]].masked_fill_(hidden, torch.finfo(bias.dtype).min)
     return bias
 
 
-def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+def draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     """A token a row [B]; at temperature 0 the likeliest."""
     if temperature == 0:
         return logits.argmax(-1)
@@ -190,23 +190,23 @@ def sample(
     Raises:
         ValueError: the model is no plain Llama.
     """
-    w, (P, L) = _Layers(model), prompt_ids.shape
+    w, (P, L) = Layers(model), prompt_ids.shape
     B, total = P * n, L + max_new_tokens
     eos, pad = model.config.eos_token_id, model.config.pad_token_id
-    logits, cache = _read_prompts(w, model, prompt_ids, attention, total, pictures)
+    logits, cache = read_prompts(w, model, prompt_ids, attention, total, pictures)
 
     def repeat(x: Tensor) -> Tensor:
         return x.repeat_interleave(n, 0) if n > 1 else x
 
     logits, cache = repeat(logits), [(repeat(k), repeat(v)) for k, v in cache]
     padded = not bool(attention.all())
-    step_bias = _padding_bias(w, repeat(attention), total) if padded else None
+    step_bias = padding_bias(w, repeat(attention), total) if padded else None
     position = repeat(attention.sum(1, keepdim=True))
     tokens = torch.full((B, max_new_tokens), pad, device=prompt_ids.device)
     mask = torch.zeros_like(tokens)
     running = torch.ones(B, dtype=torch.bool, device=prompt_ids.device)
     for t in range(max_new_tokens):
-        token = _draw(logits, temperature, generator)
+        token = draw(logits, temperature, generator)
         tokens[:, t] = torch.where(running, token, pad)
         mask[:, t] = running
         running = running & (token != eos)
@@ -214,7 +214,7 @@ def sample(
             break
         bias = step_bias[..., : L + t + 1] if padded else None
         x = F.embedding(tokens[:, t : t + 1], w.embedding)
-        logits = _forward(w, x, position + t, bias, cache, L + t)
+        logits = forward(w, x, position + t, bias, cache, L + t)
     return Rollouts(
         ids=torch.cat((repeat(prompt_ids), tokens), 1),
         attention=torch.cat((repeat(attention), mask), 1),

@@ -1,9 +1,9 @@
 """Cities on a grid, and routes through them: headings, turns, sides, and nothing of language.
 
 A city is a square of crossings. Streets lead from a crossing to some of its eight neighbours, no
-two of them cross, and every crossing has one landmark beside it. A route is a walk along one to
-three *legs*, each a street from one crossing to the next; it never goes straight on or back, so that
-every leg begins with a turn.
+two of them cross, and every crossing has one landmark beside it. A route is a walk along a few
+*legs*, each a street from one crossing to the next; it never goes straight on or back, so that every
+leg begins with a turn.
 
 Headings are compass degrees, 0 north, 90 east, multiples of 45. Differences are wrapped to
 (-180, 180] before anything is read from them; the original environment does not wrap, and calls a
@@ -145,7 +145,7 @@ def draw_route(city: City, legs: int, rng: random.Random) -> Route | None:
         crossings.append(place)
     start = (45 * ways[0] - rng.choice(TURNS)) % 360
     parts = tuple(Leg(45 * way, 1 + sum(rng.random() < 0.5 for _ in range(4))) for way in ways)
-    shown = tuple(rng.random() < 0.6 for _ in ways[1:]) + (True,)
+    shown = (*(rng.random() < 0.6 for _ in ways[1:]), True)
     return Route(city.seed, start, tuple(crossings), parts, shown)
 
 

@@ -39,7 +39,8 @@ HOME = tuple(
     "theatre tower".split()
 )
 AWAY = tuple(
-    "bazaar canal castle harbour lighthouse monument mosque pagoda palace pier shrine temple".split()
+    "bazaar canal castle harbour lighthouse monument mosque pagoda palace pier shrine "
+    "temple".split()
 )
 RELATIVE = ("left", "right", "slightly_left", "slightly_right")
 MAX_CHARACTERS = 400  #: an answer longer than this is not looked at
@@ -197,7 +198,7 @@ class Walk:
 
 
 def walked(example: Journey, answers: Sequence[str], tries: int = 2) -> Walk:
-    """The walk that these answers made, failed points passed; answers after its end do not count."""
+    """The walk that these answers made, failed points passed; answers after its end are dropped."""
     walk = Walk(example, tries, to_the_end=True)
     for text in answers:
         if walk.over:
