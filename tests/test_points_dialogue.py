@@ -20,7 +20,7 @@ from amft_lite.models import (
     with_words,
     word_tokenizer,
 )
-from amft_lite.runs import Run, load_base
+from amft_lite.runs import Interrupted, Run, load_base
 from amft_lite.tasks import is_dialogue, load_task, new_words
 from amft_lite.tasks.points_dialogue import FEEDBACK, Game, feedback, played
 from amft_lite.tasks.points_grader import OUTCOMES, Hand, Verdict, verify
@@ -174,7 +174,7 @@ def test_a_base_grows_by_words_of_feedback_only(task):
     policy, tokenizer = load_base(build({"tries": 3}), task)
     assert set(tokenizer.get_vocab()) == {"<pad>", "<eos>", "<unk>", *task.vocabulary()}
     assert policy.config.vocab_size == len(tokenizer)
-    with pytest.raises(ConfigError, match=r"does not know the words A J Q K ; of"):
+    with pytest.raises(ConfigError, match=r"does not know the words J Q K : of"):
         load_base(build({"tries": 3, "base": "arithmetic-0.2M"}), task)
     found = evaluate(policy, tokenizer, task, "test", 4, samples=2, greedy=False)
     assert set(found.outcomes) <= set(OUTCOMES)
@@ -222,7 +222,7 @@ def test_a_run_with_feedback_from_start_to_report(tmp_path):
     # interrupted after some steps and gone on with, it ends at the same weights
     run, half = Run.open(folder), tmp_path / "half"
     other = Run.create(half, run.config)
-    with pytest.raises(BaseException, match=""):
+    with pytest.raises(Interrupted):
         other.train(stop=lambda: other.step >= 2)
     again = Run.open(half)
     other.lock_file.close()
