@@ -122,9 +122,9 @@ def test_one_try_is_the_old_task():
     dialogue = load_task("general_points", tries=2)
     assert not is_dialogue(old) and not is_dialogue(new) and is_dialogue(dialogue)
     assert old.vocabulary() == new.vocabulary() and new_words(new) == ()
-    assert word_tokenizer(new).get_vocab() == load_policy(base_folder("general_points"))[
-        1
-    ].get_vocab()
+    assert (
+        word_tokenizer(new).get_vocab() == load_policy(base_folder("general_points"))[1].get_vocab()
+    )
     for split in old.splits:
         assert old.prompts(split, 30, 4) == new.prompts(split, 30, 4)
         assert old.prompts(split, 30, 4) == dialogue.prompts(split, 30, 4)
