@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from amft_lite.models import tiny_llama, word_tokenizer
-from amft_lite.sampling import sample
+from amft_lite.sampling import answer_texts, sample
 from amft_lite.tasks import load_task
 
 
@@ -65,6 +65,81 @@ def sampling(repeats: int = 5, console: Console | None = None, rollouts: int = 1
     console.print(table)
     console.print(f"Median of {repeats} alternating runs of 3 batches, one thread.", style="dim")
     return ratios
+
+
+def dialogues(repeats: int = 5, console: Console | None = None, walks: int = 32) -> dict:
+    """Walks of navigation in one pass, against reading each dialogue again at every turn.
+
+    The base's walks, to the end, from the same prompts; the second way asks `sample` for every
+    answer with all that was said so far as its prompt. Returns the ratio of medians.
+    """
+    from amft_lite.batches import roll, spell
+    from amft_lite.models import base_folder, load_policy
+
+    console = console or Console()
+    torch.set_num_threads(1)
+    task = load_task("navigation")
+    policy, tokenizer = load_policy(base_folder("navigation"))
+    prompts = task.prompts("validation", walks)
+    counts: dict[str, int] = {}
+
+    def one_pass() -> None:
+        source = torch.Generator().manual_seed(0)
+        rolled, _, _ = roll(policy, tokenizer, task, prompts, 1, 1.0, source, to_the_end=True)
+        counts["one pass"] = int(rolled.mask.sum())
+
+    def read_again() -> None:
+        source = torch.Generator().manual_seed(0)
+        running = [(task.episode(p, to_the_end=True), [(p.prompt, False)]) for p in prompts]
+        counts["read again"] = 0
+        while running:
+            rows = [{"input_ids": spell(tokenizer, said)[0]} for _, said in running]
+            batch = tokenizer.pad(rows, return_tensors="pt")
+            rolled = sample(policy, batch.input_ids, batch.attention_mask, 1, task.max_new_tokens,
+                            1.0, source)  # fmt: skip
+            counts["read again"] += int(rolled.mask.sum())
+            going = []
+            for (episode, said), text in zip(running, answer_texts(rolled, tokenizer), strict=True):
+                if (reply := episode.answer(text)) is not None:
+                    going.append((episode, [*said, (text, True), (reply, False)]))
+            running = going
+
+    seconds: dict = {one_pass: [], read_again: []}
+    for _ in range(repeats):
+        for way, taken in seconds.items():
+            start = time.perf_counter()
+            way()
+            taken.append(time.perf_counter() - start)
+    a, b = (statistics.median(taken) for taken in seconds.values())
+    table = Table("way", "tokens of the policy", "seconds", "ratio of medians")
+    table.add_row("one pass, cache kept", str(counts["one pass"]), f"{a:.2f}", "1")
+    table.add_row("read again at every turn", str(counts["read again"]), f"{b:.2f}", f"{b / a:.2f}")
+    console.print(table)
+    console.print(f"{walks} walks, median of {repeats} alternating runs, one thread.", style="dim")
+    return {"ratio": b / a}
+
+
+def routes(
+    repeats: int = 5, console: Console | None = None, number: int = 10_000
+) -> dict[str, float]:
+    """Seconds for `number` routes of navigation, cities and directions included."""
+    import random
+
+    from amft_lite.tasks.city import build_city
+    from amft_lite.tasks.navigation import HOME, draw_journeys
+
+    console = console or Console()
+    taken = []
+    for repeat in range(repeats):
+        start = time.perf_counter()
+        cities = [build_city(seed, HOME) for seed in range(50)]
+        draw_journeys(cities, (1, 2, 3), number, "train", "compass", random.Random(repeat))
+        taken.append(time.perf_counter() - start)
+    console.print(
+        f"{number} routes in {statistics.median(taken):.2f} s (median of {repeats}, "
+        f"{min(taken):.2f} to {max(taken):.2f})."
+    )
+    return {"seconds": statistics.median(taken)}
 
 
 def step(repeats: int = 7, console: Console | None = None, steps: int = 20) -> dict[str, float]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,17 @@ def rollouts_paid(config: RunConfig, records: list[dict[str, Any]]) -> dict[str,
     }
 
 
-def glance(loop: AMFT, splits: dict[str, list[int]]) -> dict[str, float]:
-    """A point of a learning curve: success on each split (200 problems, 4 samples each), the task's
-    further readings of it (`test: cards read right`), and nats a token of the demonstrations."""
+def glance(
+    loop: AMFT, splits: dict[str, list[int]], prompts: int, samples: int
+) -> dict[str, float]:
+    """A point of a learning curve: success on each split, the task's further readings of it
+    (`test: cards read right`), and nats a token of the demonstrations."""
     point: dict[str, float] = {}
     for split in splits:
-        found = evaluate(loop.policy, loop.tokenizer, loop.task, split, 200, 4, greedy=False)
-        point[split] = round(sum(found.correct) / (4 * len(found.correct)), 4)
+        found = evaluate(
+            loop.policy, loop.tokenizer, loop.task, split, prompts, samples, greedy=False
+        )
+        point[split] = round(sum(found.correct) / (samples * len(found.correct)), 4)
         point |= {f"{split}: {name}": round(found.share(name), 4) for name in found.readings}
     return point | {"demonstration_nll": round(demonstration_nll(loop), 4)}
 
@@ -103,11 +108,12 @@ def demonstration_nll(loop: AMFT) -> float:
 
 
 def train_cell(
-    recipe: str, settings: dict[str, Any], splits: dict[str, list[int]], curve: int = 0
-) -> dict[str, Any]:
+    recipe: str, settings: dict[str, Any], splits: dict[str, list[int]], curve: int = 0,
+    look: Sequence[int] = (200, 4),
+) -> dict[str, Any]:  # fmt: skip
     """Train, measure `splits` (name -> [problems, samples]), and return the cell's figures.
 
-    `curve`: also take a `glance` every so many steps.
+    `curve`: also take a `glance` every so many steps, at `look` = problems, samples.
     """
     torch.set_num_threads(1)
     config = build(read_file(recipe), settings)
@@ -125,7 +131,7 @@ def train_cell(
                 "rollouts": sum(rollouts_paid(config, records).values()),
                 "seconds": round(before - start - measuring, 1),
             }
-            points.append(spent | glance(loop, splits))
+            points.append(spent | glance(loop, splits, *look))
             measuring += time.process_time() - before
     seconds = time.process_time() - start - measuring
     mixed = [r["mu"] for r in records if r["phase"] != "warm-up"]

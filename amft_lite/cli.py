@@ -220,7 +220,7 @@ def evaluate(
     """Measure a finished run again: on all problems, on other splits, with more answers."""
     from amft_lite.report import cell
     from amft_lite.runs import RunError
-    from amft_lite.tasks import groups_word, reported_splits
+    from amft_lite.tasks import groups_word, reported_splits, retold
 
     try:
         current = open_run(folder)
@@ -234,12 +234,17 @@ def evaluate(
                 cell(found.get("attempts_at_5")), str(found["prompts"]),
                 str(found["success"]["n"]),
             )  # fmt: skip
+            for question, share in found.get("readings", {}).items():
+                table.add_row(f"  {question}", cell(share), "-", "-", "", "")
             console.print(f"{name}: {json.dumps(found['outcomes'])}", style="dim")
         console.print(table)
         for example in current.task.prompts((split or [current.main_split])[0], examples, 1):
             text = current.answer(example)
             reason = current.task.reward(example, text).reason
-            console.print(f"{example.prompt} {text}   [{reason}]", markup=False)
+            said = retold(current.task, example, text)
+            console.print(f"{example.prompt} {said[0][0]}   [{reason}]", markup=False)
+            for words, own in said[1:]:  # of a dialogue
+                console.print(f"    {'' if own else '> '}{words}", markup=False)
     except (RunError, ValueError, OSError) as error:
         raise refuse(error) from None
 
@@ -278,7 +283,7 @@ def pretrain(
         float, typer.Option(min=0, max=1, help="Share of texts in the form that is paid.")
     ] = 0.01,
     seed: Annotated[int, typer.Option(min=0, max=10**12)] = 0,
-    task: Annotated[str, typer.Option(help="general_points, ..._classic, arithmetic.")] = (
+    task: Annotated[str, typer.Option(help="general_points, arithmetic, navigation, ...")] = (
         "general_points"
     ),
     overwrite: Annotated[
@@ -314,7 +319,7 @@ def pretrain(
     torch.set_num_threads(1)
     log, note = timed_log()
     with Bar(console=console) as bar:
-        job = bar.add_task("base", total=config.steps)
+        job = bar.add_task("base", total=config.last)
 
         def on_step(step: int, loss: float) -> None:
             note(step, loss)
@@ -470,7 +475,11 @@ def plan(
 @app.command()
 def bench(
     what: Annotated[
-        str, typer.Argument(help="sampling: against model.generate; step: AMFTTrainer against TRL.")
+        str,
+        typer.Argument(
+            help="sampling: against model.generate; step: AMFTTrainer against TRL; dialogues: "
+            "against reading again at every turn; routes: how fast navigation makes them."
+        ),
     ],
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Alternating runs; the median counts.")
@@ -479,7 +488,8 @@ def bench(
     """Measure speed, one thread, as ratios within one run."""
     from amft_lite import benchmarks
 
-    known = {"sampling": benchmarks.sampling, "step": benchmarks.step}
+    names = ("sampling", "step", "dialogues", "routes")
+    known = {name: getattr(benchmarks, name) for name in names}
     if what not in known:
         raise refuse(f"no benchmark is called {what!r}; known: {', '.join(known)}.")
     known[what](console=console, **({} if repeats is None else {"repeats": repeats}))

@@ -58,14 +58,14 @@ def cell(fact: dict[str, Any] | None) -> str:
 
 def headings(summary: dict[str, Any]) -> tuple[str, ...]:
     """Of `summary_rows`: every split that the run was measured on, and more about the first."""
-    notes = {"ood_rule": "ood_rule (new rule)", "ood_visual": "ood_visual (red suits)"}
-    splits = [notes.get(split, split) for split in summary["splits"]["final"]]
+    notes = summary.get("notes", {})
+    splits = [f"{s} ({notes[s]})" if s in notes else s for s in summary["splits"]["final"]]
     return ("", *splits, f"{splits[0]}, greedy", f"{splits[0]}, attempts@5")
 
 
 def summary_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
     """(phase, each split, the first one greedy and attempts@5) for each phase of a finished run,
-    and a row for each of the task's further questions (`tasks.readings_of`)."""
+    a row for each of the task's further questions (`tasks.readings_of`), and its baselines."""
     names = {"base": "base", "warm-up": "after warm-up", "final": f"after {summary['method']}"}
     rows = []
     for phase in PHASES:
@@ -77,6 +77,8 @@ def summary_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
             for question in main.get("readings", {}):
                 shares = (cell(of.get("readings", {}).get(question)) for of in found.values())
                 rows.append((f"  {question}", *shares, "-", "-"))
+    for words, shares in summary.get("baselines", {}).items():
+        rows.append((words, *(f"{share:.3f}" for share in shares.values()), "-", "-"))
     return rows
 
 

@@ -37,11 +37,14 @@ from amft_lite.provenance import provenance
 from amft_lite.sampling import check_model
 from amft_lite.tasks import (
     REGISTRY,
+    Completion,
     Example,
     Task,
+    baselines_of,
     groups_word,
     load_task,
     new_words,
+    notes_of,
     reported_splits,
 )
 
@@ -373,11 +376,21 @@ class Run:
             "seed": self.config.seed,
             "steps": self.config.steps,
             "groups": groups_word(self.task),
+            "notes": dict(notes_of(self.task)),
+            "baselines": self.baselines(),
             "splits": {p: self.phases().get(p) for p in PHASES},
             **totals,
         }
         self.write("summary.json", to_json(summary, indent=2) + "\n")
         return summary
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """words -> split -> the share of one without sense, over the split's whole problems."""
+        splits = reported_splits(self.task)
+        return {
+            words: {split: share(self.task.prompts(split)) for split in splits}
+            for words, share in baselines_of(self.task).items()
+        }
 
     @property
     def step(self) -> int:
@@ -431,8 +444,8 @@ class Run:
         """Grade the policy as it is now."""
         return evaluate(self.policy, self.tokenizer, self.task, split, prompts, samples, greedy)
 
-    def answer(self, example: Example) -> str:
-        """One answer, to look at: the likeliest."""
+    def answer(self, example: Example) -> Completion:
+        """One completion, to look at: the likeliest."""
         return answers(self.policy, self.tokenizer, self.task, [example], 1, 0.0, 0)[0][0]
 
     def phases(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ A grid is a YAML file (`configs/studies/`):
     seeds      [first, how many]
     splits     split -> [problems, samples] measured at the end; 0 problems are all of them
     curve      take a look every so many steps, too: success on the splits, kept demonstrations
+    glance     [problems, samples] of such a look, on each split
     choose     of each arm, candidates to choose among: name -> settings (a study that tunes)
     only       arm -> further candidates of that arm alone
     tuned_by   the study whose choices the arms start from
@@ -71,6 +72,7 @@ class Grid:
     )
     seeds: tuple[int, int] = (1, 10)
     curve: int = 0
+    glance: list[int] = field(default_factory=lambda: [200, 4])
     choose: dict[str, dict[str, Any]] = field(default_factory=dict)
     only: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     tuned_by: str = ""
@@ -429,7 +431,7 @@ def _run_cells(
     os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_MAX_": "0"}
     os.environ |= {"MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(2**28)}
     commit = provenance()["commit"]
-    how = {"recipe": grid.recipe, "splits": grid.splits, "curve": grid.curve}
+    how = {"recipe": grid.recipe, "splits": grid.splits, "curve": grid.curve, "look": grid.glance}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn(), TextColumn("{task.fields[last]}"))  # fmt: skip
     started, running = time.monotonic(), {}

@@ -322,7 +322,7 @@ def test_a_point_of_a_curve_says_how_cards_were_read():
 
     config = build({"task": "general_points_vision", "demonstrations": 12, "warmup_steps": 1})
     loop = AMFT(*load_policy(base_folder(TASK.name)), TASK, config)
-    point = glance(loop, {"test": [0, 8], "ood_visual": [0, 8]})
+    point = glance(loop, {"test": [0, 8], "ood_visual": [0, 8]}, 200, 4)
     assert set(point) == {"test", "test: cards read right", "ood_visual",
                           "ood_visual: cards read right", "demonstration_nll"}  # fmt: skip
     assert point["test: cards read right"] > 0.9 > point["ood_visual: cards read right"] > 0.1

@@ -207,11 +207,35 @@ def new_words(task: Task) -> tuple[str, ...]:
     return tuple(getattr(task, "new_words", ()))
 
 
+def retold(task: Task, example: Example, completion: Completion) -> list[tuple[str, bool]]:
+    """All that was said in turn: (text, is it the policy's?), the task's replies made anew."""
+    if isinstance(completion, str):
+        return [(completion, True)]
+    episode, said = task.episode(example, to_the_end=True), []
+    for text in completion:
+        said.append((text, True))
+        if (reply := episode.answer(text)) is None:
+            break
+        said.append((reply, False))
+    return said
+
+
 def readings_of(task: Task) -> dict[str, Callable[[Example, Completion], bool | tuple[int, int]]]:
     """What else a task asks of a completion beside its being right: name -> is it so? (Cards read
     from a picture), or how often, and out of how many (right turns of a walk). Named as `readings`
     by tasks that have such questions."""
     return getattr(task, "readings", {})
+
+
+def notes_of(task: Task) -> dict[str, str]:
+    """What splits are, in two or three words: split -> words, named as `notes` by a task."""
+    return getattr(task, "notes", {"ood_rule": "new rule", "ood_visual": "red suits"})
+
+
+def baselines_of(task: Task) -> dict[str, Callable[[Sequence[Example]], float]]:
+    """What someone without sense would get, to stand beside a reading: words -> its share over
+    these examples. Named as `baselines` by tasks that have such a share."""
+    return getattr(task, "baselines", {})
 
 
 def groups_word(task: Task) -> str:

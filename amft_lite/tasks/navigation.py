@@ -27,6 +27,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from amft_lite.tasks import Demonstration, Example, Reward
 from amft_lite.tasks.city import COMPASS, SIDES, City, Route, build_city, draw_route, side_word
@@ -240,7 +241,7 @@ def always_forward(examples: Sequence[Journey]) -> float:
 
 #: split -> (first city, cities, routes, how turns are named, landmarks). Cities are in one split.
 SPLITS = {
-    "train": (0, 8, 400, "compass", HOME),
+    "train": (0, 32, 1600, "compass", HOME),
     "validation": (100, 4, 160, "compass", HOME),
     "test": (200, 4, 200, "compass", HOME),
     "ood_rule": (300, 4, 200, "relative", HOME),
@@ -253,6 +254,7 @@ class Navigation:
 
     splits = tuple(SPLITS)
     groups = "routes"
+    notes = MappingProxyType({"ood_rule": "left and right", "ood_visual": "other landmarks"})
     max_new_tokens = 13  #: of one answer, end-of-text included
 
     def __init__(
@@ -271,6 +273,7 @@ class Navigation:
         self.legs = (1, 2, 3) if preset == "lite" else (2, 3, 4)
         self.shaped, self.tries = reward == "shaped", tries
         self.readings = {"steps right": self._steps_right, "turns right": self._turns_right}
+        self.baselines = {"always forward: steps right": always_forward}
         self._journeys: dict[str, list[Journey]] = {}
 
     @property
