@@ -226,7 +226,7 @@ def test_the_task_on_a_file(tmp_path):
     with pytest.raises(ValueError, match="no route of the file is in 'ood_visual'"):
         task.prompts("ood_visual")
     assert len(NavigationOnFile(path, shares=(0, 0, 1)).prompts("test")) == 20
-    with pytest.raises(ValueError, match="no route of the file is in 'train'; .* in test"):
+    with pytest.raises(ValueError, match=r"no route of the file is in 'train'; .* in test"):
         NavigationOnFile(path, shares=(0, 0, 1)).prompts("train", 3)
     with pytest.raises(ValueError, match="shares"):
         NavigationOnFile(path, shares=(1, 1, 1))

@@ -30,15 +30,15 @@ HAND = Hand("10 10 10 ; 22 : J 3 8 |", "train", "3-8-10", "3-8-10>22", ("J", "3"
 RIGHT = "10 3 8 10 * 3 = 30 30 - 8 = 22"
 #: An answer -> its outcome, and what the verifier says before it repeats the question.
 WRONG = {
-    "10 3 8 10 + 3 = 13 13 + 8 = 21": ("wrong_value", "wrong_value 21 ;"),
-    "10 3 8 10 * 3 = 31 31 - 8 = 23": ("wrong_arithmetic", "wrong_arithmetic ;"),
-    "11 3 8 11 + 3 = 14 14 + 8 = 22": ("misread", "misread ;"),
-    "10 3 8 10 + 4 = 14 14 + 8 = 22": ("wrong_number", "wrong_number ;"),
-    "10 3 8 10 * 3 = 30": ("unused_number", "unused_number ;"),
-    "10 3 8 10 3 * = 30 30 8 - = 22": ("syntax", "syntax ;"),
-    "10 3 8 ten": ("illegal", "illegal ;"),
-    "10 " * 200: ("too_long", "too_long ;"),
-    "": ("syntax", "syntax ;"),
+    "10 3 8 10 + 3 = 13 13 + 8 = 21": ("wrong_value", "21 wrong_value"),
+    "10 3 8 10 * 3 = 31 31 - 8 = 23": ("wrong_arithmetic", "wrong_arithmetic"),
+    "11 3 8 11 + 3 = 14 14 + 8 = 22": ("misread", "misread"),
+    "10 3 8 10 + 4 = 14 14 + 8 = 22": ("wrong_number", "wrong_number"),
+    "10 3 8 10 * 3 = 30": ("unused_number", "unused_number"),
+    "10 3 8 10 3 * = 30 30 8 - = 22": ("syntax", "syntax"),
+    "10 3 8 ten": ("illegal", "illegal"),
+    "10 " * 200: ("too_long", "too_long"),
+    "": ("syntax", "syntax"),
 }
 
 

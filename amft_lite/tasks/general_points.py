@@ -171,7 +171,7 @@ class GeneralPoints:
             self._problems["ood_visual"] = self._problems["test"]
         self.tries = tries
         if tries > 1:
-            reply = 10 + self.cards  # outcome, number, semicolon and the question
+            reply = 9 + self.cards  # number, outcome and the question
             self.max_episode_tokens = tries * self.max_new_tokens + (tries - 1) * reply
             self.new_words = FEEDBACK
             self.readings = {"right at the first try": self._right_at_once}

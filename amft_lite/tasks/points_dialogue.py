@@ -1,11 +1,14 @@
 """General Points with a verifier that speaks: after a wrong answer it says why, and asks again.
 
 As in the original (LeslieTrue/SFTvsRL, gym_cards: five graded answers), what was said stays, the
-verifier's reason is added to it, and a right answer ends the game at once. A reply is the outcome
-in one word, the number that was reached where there is one, and the question once more (ours; a
+verifier's reason is added to it, and a right answer ends the game at once. A reply is the number
+that was reached where there is one, the outcome in one word, and the question once more (ours: a
 tiny model knows only how to go on from a question):
 
-    wrong_value 22 ; 10 10 10 ; 24 : J 3 8 |
+    22 wrong_value 10 10 10 ; 24 : J 3 8 |
+
+The shipped base has never seen a second question. Its second answers are nearly all without form
+at first, so that a short run learns the first answer and gains nothing by further ones.
 
 Left out: which number or step was at fault, which the original names.
 """
@@ -24,8 +27,8 @@ FEEDBACK = ("wrong_value", "wrong_arithmetic", "misread", "wrong_number", "unuse
 
 def feedback(verdict: Verdict, hand: Hand) -> str:
     """What the verifier says of an answer that was not right."""
-    reached = "" if verdict.value is None else f" {verdict.value}"
-    return f"{verdict.outcome}{reached} ; {hand.prompt}"
+    reached = "" if verdict.value is None else f"{verdict.value} "
+    return f"{reached}{verdict.outcome} {hand.prompt}"
 
 
 @dataclass
