@@ -53,6 +53,9 @@ class RunConfig:
     directions through a city, 1 to 3 streets; `navigation_classic`: 2 to 4."""
     reward: Literal["binary", "shaped"] = "binary"
     """1/0 (Eq. 1 of the paper, second-hand notes) or the original game's table (Chu et al.)."""
+    tries: int = 0
+    """Answers to a problem of General Points, or at a point of navigation, with feedback between
+    them; 0: the task's own, 1 and 2 (Chu et al.: 5 and 2)."""
     base: str = ""
     """Folder of the base model, or a name in data/bases/; empty: the one shipped for the task."""
     demonstrations: int = 100
@@ -189,8 +192,8 @@ class RunConfig:
 
     def task_options(self) -> dict[str, Any]:
         """What the task is told besides `reward`."""
-        wrong = self.wrong_demonstrations
-        return {"wrong_demonstrations": wrong} if wrong else {}
+        options = {"wrong_demonstrations": self.wrong_demonstrations, "tries": self.tries}
+        return {name: value for name, value in options.items() if value}
 
     def rule_options(self) -> RuleOptions:
         """The part of the settings that mu rules read."""
@@ -277,7 +280,7 @@ _NOT_WITH_MODEL = {
     "threads": "the environment variable OMP_NUM_THREADS sets them",
 }
 _AT_LEAST = {
-    "seed": 0, "demonstrations": 1, "steps": 1, "warmup_steps": 0, "sft_batch": 1,
+    "seed": 0, "tries": 0, "demonstrations": 1, "steps": 1, "warmup_steps": 0, "sft_batch": 1,
     "prompts_per_step": 1, "rollouts_per_prompt": 2, "micro_batch": 0, "inner_epochs": 1,
     "meta_every": 1, "validation_prompts": 1, "validation_rollouts": 2, "eval_prompts": 0,
     "eval_samples": 1, "eval_every": 0, "curve_prompts": 1, "save_every": 1,
@@ -289,7 +292,7 @@ _AT_LEAST = {
 }  # fmt: skip
 #: Numbers above these (a million for all others) are slips of the pen, and would only fail later.
 _AT_MOST = {"seed": 10**12, "threads": 1024, "lr": 10.0, "value_lr": 10.0, "clip_range": 100.0,
-            "lora_rank": 4096, "processes": 10_000}  # fmt: skip
+            "lora_rank": 4096, "processes": 10_000, "tries": 20}  # fmt: skip
 _ABOVE_ZERO = {
     "temperature", "lr", "max_grad_norm", "clip_range", "value_lr", "max_change", "width",
     "published_lr", "vllm_memory",
@@ -391,6 +394,8 @@ def build(*layers: dict[str, Any]) -> RunConfig:
         )
     if config.wrong_demonstrations and not REGISTRY[config.task].pretraining:
         raise ConfigError(f"wrong_demonstrations is for tasks made by code, not for {config.task}.")
+    if config.tries and REGISTRY[config.task].cls not in ("GeneralPoints", "Navigation"):
+        raise ConfigError(f"tries is for General Points and navigation, not for {config.task}.")
     if method == "replay":
         _check_trace(config.trace)
     if method == "gac" and config.advantage == "gae":
@@ -438,6 +443,10 @@ def _check_model(c: ModelConfig) -> None:
                 f"{c.task} puts its pictures in by the model's chat template; chat must be auto or "
                 f"on, not off."
             )
+    if c.tries > 1 and REGISTRY[c.task].cls == "GeneralPoints":
+        raise ConfigError(
+            "tries above 1 make a dialogue of General Points, which works in runs without `model`."
+        )
     if c.warmup_steps == c.steps and c.method != "sft":
         raise ConfigError(
             f"warmup_steps ({c.warmup_steps}) must be below steps ({c.steps}): {c.method} would "

@@ -3,7 +3,7 @@
 Success is the share of right answers among fresh draws at temperature 1. Two evaluations with one
 seed see the same prompts, so models can be compared problem by problem.
 
-Left out: feedback between attempts.
+Left out: feedback between attempts; where a task gives any, it is within one (its `tries`).
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ Left out: hub models, LoRA and 4-bit (`amft_lite.real_models`).
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,11 +43,15 @@ def quiet_transformers() -> None:
 
 def word_tokenizer(task: Task) -> PreTrainedTokenizerFast:
     """One token a word of the task's vocabulary, words parted by spaces; pad, eos, unk first."""
+    return _tokenizer_of([PAD, EOS, UNK, *task.vocabulary()])
+
+
+def _tokenizer_of(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Words, pad, eos and unk among them, as a tokenizer that numbers them in this order."""
     quiet_transformers()
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = [PAD, EOS, UNK, *task.vocabulary()]
     table = {word: number for number, word in enumerate(words)}
     backend = Tokenizer(models.WordLevel(table, unk_token=UNK))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -122,6 +128,48 @@ def load_policy(folder: str | Path) -> tuple[LlamaForCausalLM, PreTrainedTokeniz
         )
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+@torch.no_grad()
+def take_weights(
+    model: nn.Module, tokenizer: PreTrainedTokenizerFast, base: nn.Module,
+    words: PreTrainedTokenizerFast,
+) -> None:  # fmt: skip
+    """Give a fresh model the weights of a base, whose tokenizer is `words`: layer by layer, and
+    embeddings word by word.
+
+    What the base does not have (an eye, words of its own) stays as it was drawn.
+    """
+    table, own = words.get_vocab(), tokenizer.get_vocab()
+    shared = [word for word in own if word in table]
+    weights = model.state_dict()
+    for name, value in base.state_dict().items():
+        if value.shape == weights[name].shape:
+            weights[name].copy_(value)
+        else:  # embeddings, which have a row for each word
+            weights[name][[own[word] for word in shared]] = value[[table[word] for word in shared]]
+
+
+def with_words(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, more: Sequence[str], seed: int
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The policy with `more` words, drawn from `seed` as those of a fresh model are; every other
+    word keeps its number and its embedding.
+
+    Raises:
+        ValueError: the tokenizer is none of `word_tokenizer`.
+    """
+    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    if words[:3] != [PAD, EOS, UNK] or len(words) != policy.config.vocab_size:
+        raise ValueError("only a tokenizer of whole words can be given more words")
+    larger = _tokenizer_of([*words, *more])
+    config = copy.deepcopy(policy.config)
+    config.vocab_size = len(larger)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = type(policy)(config)
+    take_weights(model, larger, policy, tokenizer)
+    return model.eval(), larger
 
 
 def _inputs(

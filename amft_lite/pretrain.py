@@ -36,6 +36,7 @@ from amft_lite.models import (
     completion_logits,
     load_policy,
     positions,
+    take_weights,
     tiny_llama,
     token_logps,
     word_tokenizer,
@@ -122,23 +123,6 @@ def padded(
     return torch.tensor(ids), torch.tensor(there), torch.tensor(mask)
 
 
-@torch.no_grad()
-def take_weights(model, tokenizer, folder: Path) -> None:
-    """Give a fresh model the weights of a base: layer by layer, and embeddings word by word.
-
-    What the base does not have (an eye, words of its own) stays as it was drawn.
-    """
-    base, words = load_policy(folder)
-    table, own = words.get_vocab(), tokenizer.get_vocab()
-    shared = [word for word in own if word in table]
-    weights = model.state_dict()
-    for name, value in base.state_dict().items():
-        if value.shape == weights[name].shape:
-            weights[name].copy_(value)
-        else:  # embeddings, which have a row for each word
-            weights[name][[own[word] for word in shared]] = value[[table[word] for word in shared]]
-
-
 def pretrain(
     config: PretrainConfig,
     stop_after: int | None = None,
@@ -153,7 +137,7 @@ def pretrain(
     seen = tokenizer.get_vocab().get(PICTURE)
     model = tiny_llama(len(tokenizer), config.size, config.seed, seen, positions(task))
     if hasattr(lessons, "STARTS_FROM"):
-        take_weights(model, tokenizer, base_folder(lessons.STARTS_FROM, config.size))
+        take_weights(model, tokenizer, *load_policy(base_folder(lessons.STARTS_FROM, config.size)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95))
     source = random.Random(config.seed)
     stream = lessons.texts(task, config.informative, config.format_share, source)

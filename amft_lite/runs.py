@@ -32,7 +32,7 @@ from amft_lite import checkpoint
 from amft_lite.config import ConfigError, RunConfig, build, read_file, to_yaml
 from amft_lite.evaluation import Evaluation, answers, evaluate
 from amft_lite.loop import AMFT
-from amft_lite.models import DATA, base_folder, load_policy
+from amft_lite.models import DATA, base_folder, load_policy, with_words
 from amft_lite.provenance import provenance
 from amft_lite.sampling import check_model
 from amft_lite.tasks import (
@@ -43,6 +43,7 @@ from amft_lite.tasks import (
     baselines_of,
     groups_word,
     load_task,
+    new_words,
     notes_of,
     reported_splits,
 )
@@ -143,7 +144,8 @@ def read_policy(folder: Path, error: type[ValueError]):
 
 
 def load_base(config: RunConfig, task: Task):
-    """Policy and tokenizer a run starts from.
+    """Policy and tokenizer a run starts from; `new_words` of the task that the base lacks are added
+    to it, untrained.
 
     Raises:
         ConfigError: there is no model at that place, or it cannot speak of the task.
@@ -167,7 +169,13 @@ def load_base(config: RunConfig, task: Task):
     except ValueError as error:
         raise ConfigError(f"base: {folder}: {error}.") from None
     unknown = [word for word in task.vocabulary() if word not in tokenizer.get_vocab()]
+    if unknown and set(unknown) <= set(new_words(task)):
+        try:
+            return with_words(policy, tokenizer, unknown, config.seed)
+        except ValueError as error:
+            raise ConfigError(f"base: {folder}: {error}.") from None
     if unknown:
+        unknown = [word for word in unknown if word not in new_words(task)]
         raise ConfigError(
             f"base: the model in {folder} does not know the words {' '.join(unknown[:5])} of "
             f"{config.task}; `amft-lite pretrain --task {config.task}` trains one that does."

@@ -106,6 +106,7 @@ def test_every_public_name_resolves_and_a_wrong_one_is_an_attribute_error():
 #: A module may import only from those before it (design: imports run one way).
 LAYERS = [
     {"tasks", "tasks.points_solver", "tasks.points_grader", "tasks.general_points",
+     "tasks.points_dialogue", "tasks.original_formats",
      "tasks.points_pretraining", "tasks.cards", "tasks.vision_pretraining",
      "tasks.arithmetic_problems", "tasks.arithmetic_grader", "tasks.arithmetic",
      "tasks.arithmetic_pretraining",

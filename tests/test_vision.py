@@ -18,11 +18,12 @@ from amft_lite.models import (
     completion_logits,
     hidden_states,
     load_policy,
+    take_weights,
     tiny_llama,
     token_logps,
     word_tokenizer,
 )
-from amft_lite.pretrain import bands, pretrain, recipe, take_weights
+from amft_lite.pretrain import bands, pretrain, recipe
 from amft_lite.sampling import sample
 from amft_lite.tasks import PICTURE, load_task
 from amft_lite.tasks.cards import Card, look
@@ -270,7 +271,7 @@ def test_the_loop_trains_eye_and_language_alike(model):
 def test_the_vision_base_starts_from_the_text_base(model):
     policy, tokenizer = copy.deepcopy(model[0]), model[1]
     eye = copy.deepcopy(policy.eye.state_dict())
-    take_weights(policy, tokenizer, base_folder("general_points"))
+    take_weights(policy, tokenizer, *load_policy(base_folder("general_points")))
     base, words = load_policy(base_folder("general_points"))
     assert all(torch.equal(eye[k], v) for k, v in policy.eye.state_dict().items())
     hands = TEXT.prompts("test", 3)

@@ -201,6 +201,12 @@ def is_dialogue(task: Task) -> bool:
     return hasattr(task, "episode")
 
 
+def new_words(task: Task) -> tuple[str, ...]:
+    """Words of a task that a base need not know: it gets untrained ones. Named as `new_words` by
+    tasks that can say more than their bases were raised on."""
+    return tuple(getattr(task, "new_words", ()))
+
+
 def retold(task: Task, example: Example, completion: Completion) -> list[tuple[str, bool]]:
     """All that was said in turn: (text, is it the policy's?), the task's replies made anew."""
     if isinstance(completion, str):

@@ -16,8 +16,11 @@ With `vision` the cards are pictures (`amft_lite.tasks.cards`), black suits, and
 ``<card>`` in their place; the answer names them first: ``J 3 8 | 10 3 8 | 10 * 3 = 30 30 - 8 = 22``
 The split `ood_visual` shows red suits, never trained on.
 
-Left out: the original's revision turns (an answer is graded once; evaluation reports attempts@5
-without feedback).
+With `tries` above 1 the game is a dialogue: after a wrong answer a verifier says what was wrong and
+asks again (`amft_lite.tasks.points_dialogue`; the original has five tries). By default an answer is
+graded once, and evaluation reports attempts@5 without feedback.
+
+Left out: the verifier in the game with pictures.
 """
 
 from __future__ import annotations
@@ -28,8 +31,9 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from amft_lite.tasks import PICTURE, Demonstration, Reward
+from amft_lite.tasks import PICTURE, Completion, Demonstration, Reward
 from amft_lite.tasks.cards import RANKS
+from amft_lite.tasks.points_dialogue import FEEDBACK, Game, played
 from amft_lite.tasks.points_grader import (
     OUTCOMES,
     SHAPED_REWARDS,
@@ -133,7 +137,7 @@ def _shuffled(groups: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
 class GeneralPoints:
     """The task. `preset="lite"`: three cards, targets 10..50; `"classic"`: four cards, 24.
 
-    With `vision` the cards are pictures.
+    With `vision` the cards are pictures. With `tries` above 1 it is a dialogue: it has `episode`.
     """
 
     splits = ("train", "validation", "test", "ood_rule")
@@ -142,12 +146,16 @@ class GeneralPoints:
 
     def __init__(
         self, preset: str = "lite", reward: str = "binary", wrong_demonstrations: float = 0.0,
-        vision: bool = False,
+        vision: bool = False, tries: int = 1,
     ) -> None:  # fmt: skip
         if preset not in ("lite", "classic"):
             raise ValueError(f"preset must be lite or classic, not {preset!r}")
         if reward not in ("binary", "shaped"):
             raise ValueError(f"reward must be binary or shaped, not {reward!r}")
+        if tries < 1:
+            raise ValueError(f"tries must be at least 1, not {tries}")
+        if vision and tries > 1:
+            raise ValueError("General Points with pictures has one try, no feedback between tries")
         self.name = "general_points" + "_classic" * (preset == "classic") + "_vision" * vision
         self.vision = vision
         self.cards = 3 if preset == "lite" else 4
@@ -161,6 +169,20 @@ class GeneralPoints:
             self.readings = {"cards read right": cards_read}
             self.max_new_tokens += self.cards + 2
             self._problems["ood_visual"] = self._problems["test"]
+        self.tries = tries
+        if tries > 1:
+            reply = 9 + self.cards  # number, outcome and the question
+            self.max_episode_tokens = tries * self.max_new_tokens + (tries - 1) * reply
+            self.new_words = FEEDBACK
+            self.readings = {"right at the first try": self._right_at_once}
+            self.episode = self._begin  # what makes a task a dialogue
+
+    def _begin(self, example: Hand, to_the_end: bool = False) -> Game:
+        """A game with a verifier; it has no other end where it is measured."""
+        return Game(example, self.tries, self.reward_kind == "shaped")
+
+    def _right_at_once(self, example: Hand, answers: Completion) -> bool:
+        return played(example, answers, 1).won
 
     def _split_problems(self) -> dict[str, list[tuple[tuple[int, ...], int]]]:
         def problems(groups):
@@ -259,14 +281,20 @@ class GeneralPoints:
             return f"{' '.join(hand.cards)} | {values} | {steps}"
         return f"{values} {steps}"
 
-    def reward(self, example: Hand, completion: str) -> Reward:
-        """1 or 0 (Eq. 1 of the paper, second-hand notes), or the original game's table."""
+    def reward(self, example: Hand, completion: Completion) -> Reward:
+        """1 or 0 (Eq. 1 of the paper, second-hand notes), or the original game's table.
+
+        With `tries` above 1 of all answers of a game; one text is one answer.
+        """
+        if self.tries > 1:
+            return played(example, completion, self.tries, self.reward_kind == "shaped").reward
         verdict = verify(completion, example)
         shaped = self.reward_kind == "shaped"
         value = SHAPED_REWARDS[verdict.outcome] if shaped else float(verdict.correct)
         return Reward(value, verdict.outcome, verdict.correct)
 
     def vocabulary(self) -> list[str]:
-        """Numbers 0..99 (cards 2..10 are numbers), A J Q K, operators, separators."""
+        """Numbers 0..99 (cards 2..10 are numbers), A J Q K, operators, separators, feedback."""
         words = [*map(str, range(LIMIT + 1)), "A", *FACES, *OPERATORS, *SEPARATORS]
+        words += FEEDBACK if self.tries > 1 else ()
         return [*words, PICTURE] if self.vision else words

@@ -80,31 +80,56 @@ class Point:
 
 @dataclass(frozen=True)
 class Journey(Example):
-    """A route with its directions; `turns` says which words are actions, compass or relative."""
+    """A route with its directions; `turns` says which words are actions, compass or relative.
+    Where it is one of a file, `route` is None."""
 
-    route: Route
+    route: Route | None
     turns: str
     points: tuple[Point, ...]
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A leg in words: its turn said in both ways, how many points lie between its ends, and the
+    landmark seen at its end with its side, ``museum right``, or nothing."""
+
+    turn: str
+    compass: str
+    points: int
+    seen: str
+
+
 def journey(route: Route, city: City, split: str, turns: str = "compass") -> Journey:
     """A route put into words."""
-    heading, directions, points = route.start_heading, [], []
+    heading, stages = route.start_heading, []
+    for leg, shown, crossing in zip(route.legs, route.shown, route.crossings[1:], strict=True):
+        name, bearing = city.landmarks[crossing]
+        there = f"{name} {side_word(leg.heading, bearing)}" if shown else ""
+        turn, compass = relative(heading, leg.heading), COMPASS[leg.heading // 45]
+        stages.append(Stage(turn, compass, leg.points, there))
+        heading = leg.heading
+    return journey_of(stages, route.name, split, turns, route)
+
+
+def journey_of(
+    stages: Sequence[Stage], name: str, split: str, turns: str, route: Route | None = None
+) -> Journey:
+    """Legs put together; at the end of the last, which is seen, is the destination."""
+    directions: list[str] = []
+    points: list[Point] = []
     seen = "nothing"
-    for number, leg in enumerate(route.legs):
-        word, compass = relative(heading, leg.heading), COMPASS[leg.heading // 45]
-        turn = f"{2 * number + 1} turn {word} {compass}"
-        points.append(Point(seen, turn, f"turn {compass if turns == 'compass' else word}"))
-        heading, last = leg.heading, number + 1 == len(route.legs)
-        name, bearing = city.landmarks[route.crossings[number + 1]]
-        there = f"{name} {side_word(heading, bearing)}" if route.shown[number] else ""
-        seen = there if last else f"intersection {there}".strip()
-        go = f"{2 * number + 2} {'reach' if last else 'go'} {seen}"
-        points += [Point("nothing", go, "forward")] * leg.points
+    for number, stage in enumerate(stages, 1):
+        turn = f"{2 * number - 1} turn {stage.turn} {stage.compass}"
+        word = stage.compass if turns == "compass" else stage.turn
+        points.append(Point(seen, turn, f"turn {word}"))
+        last = number == len(stages)
+        seen = stage.seen if last else f"intersection {stage.seen}".strip()
+        go = f"{2 * number} {'reach' if last else 'go'} {seen}"
+        points += [Point("nothing", go, "forward")] * stage.points
         directions += [turn, go]
     points.append(Point(seen, directions[-1], "stop"))
     said = f"{action_list(turns)} : {' '.join(directions)} : {told(points[0])}"
-    return Journey(said, split, route.name, f"{route.name}/{turns}", route, turns, tuple(points))
+    return Journey(said, split, name, f"{name}/{turns}", route, turns, tuple(points))
 
 
 def told(point: Point) -> str:
