@@ -278,7 +278,7 @@ def pretrain(
         float, typer.Option(min=0, max=1, help="Share of texts in the form that is paid.")
     ] = 0.01,
     seed: Annotated[int, typer.Option(min=0, max=10**12)] = 0,
-    task: Annotated[str, typer.Option(help="general_points, ..._classic, arithmetic.")] = (
+    task: Annotated[str, typer.Option(help="general_points, arithmetic, navigation, ...")] = (
         "general_points"
     ),
     overwrite: Annotated[
@@ -314,7 +314,7 @@ def pretrain(
     torch.set_num_threads(1)
     log, note = timed_log()
     with Bar(console=console) as bar:
-        job = bar.add_task("base", total=config.steps)
+        job = bar.add_task("base", total=config.last)
 
         def on_step(step: int, loss: float) -> None:
             note(step, loss)

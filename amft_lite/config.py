@@ -285,8 +285,8 @@ _AT_LEAST = {
     "keep_checkpoints": 2, "threads": 1, "weight_decay": 0.0, "eta_mu": 0.0, "eta_entropy": 0.0,
     "entropy_beta": 0.0, "expert_utility": 0.0, "eta_gate": 0.0, "eta_trust": 0.0,
     "published_eta_mu": 0.0, "published_eta_entropy": 0.0,
-    "lora_rank": 0, "lora_alpha": 1, "max_prompt_tokens": 1, "max_new_tokens": 0, "max_episode_tokens": 0,
-    "accumulation": 1, "processes": 1, "lr_warmup_steps": 0,
+    "lora_rank": 0, "lora_alpha": 1, "max_prompt_tokens": 1, "max_new_tokens": 0,
+    "max_episode_tokens": 0, "accumulation": 1, "processes": 1, "lr_warmup_steps": 0,
 }  # fmt: skip
 #: Numbers above these (a million for all others) are slips of the pen, and would only fail later.
 _AT_MOST = {"seed": 10**12, "threads": 1024, "lr": 10.0, "value_lr": 10.0, "clip_range": 100.0,

@@ -13,12 +13,15 @@ Left out: pictures, tools, and what is replied (`amft_lite.tasks`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
@@ -189,7 +192,8 @@ class _Listens(StoppingCriteria):
 
 
 def sample_dialogues(
-    generate: Callable[..., Tensor],
+    model: Any,
+    settings: GenerationConfig,
     ids: Tensor,
     attention: Tensor,
     speak: Speak,
@@ -199,16 +203,32 @@ def sample_dialogues(
 ) -> Turns:
     """A dialogue from every prompt; ids, attention [B, L], left-padded.
 
-    `generate` is a model's, with settings of its choice but for what ends a text: it must not know
-    an end-of-text, and go on for `max_episode_tokens`. An answer ends with one of `ends`, or after
+    `settings` say how a token is drawn. An answer ends with one of `ends`, or after
     `max_new_tokens`; a dialogue where `speak` returns None, or after `max_episode_tokens` of both
     sides.
     """
     turns = Turns(len(ids), speak, ends, max_new_tokens, max_episode_tokens)
-    generate(
-        input_ids=ids,
-        attention_mask=attention,
-        logits_processor=LogitsProcessorList([_Replies(turns)]),
-        stopping_criteria=StoppingCriteriaList([_Listens(turns)]),
-    )
+    settings = copy.deepcopy(settings)
+    settings.update(max_new_tokens=max_episode_tokens, eos_token_id=None)
+    with torch.no_grad(), _endless(model):
+        model.generate(
+            input_ids=ids,
+            attention_mask=attention,
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([_Replies(turns)]),
+            stopping_criteria=StoppingCriteriaList([_Listens(turns)]),
+        )
     return turns
+
+
+@contextlib.contextmanager
+def _endless(model: Any) -> Iterator[None]:
+    """`generate` fills in what its settings leave open from the model's own, and would end a text
+    with the first answer."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = base.generation_config
+    kept, own.eos_token_id = own.eos_token_id, None
+    try:
+        yield
+    finally:
+        own.eos_token_id = kept

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amft_lite.sampling import Rollouts, draw, forward, Layers, padding_bias, read_prompts
+from amft_lite.sampling import Layers, Rollouts, draw, forward, padding_bias, read_prompts
 
 #: What is said to an answer, as token ids; None ends the dialogue. Called with (row, answer).
 Speak = Callable[[int, list[int]], list[int] | None]

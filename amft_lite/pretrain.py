@@ -9,6 +9,7 @@ the module named by `TaskEntry.pretraining` holds
     RECIPES    size -> the settings of `PretrainConfig` that this task and size want
     BANDS      name -> (lowest, highest): what a base must look like for the task to be worth it
     CHECKS     name -> (split, does this answer count?): how each band is measured
+    PROMPTS    where there is one: over how many prompts bands are measured
     STARTS_FROM  where there is one: a task whose base of this size brings its weights along
 
 Left out: any text but a task's.
@@ -52,10 +53,16 @@ class PretrainConfig:
     size: str = "0.2M"
     seed: int = 0
     steps: int = 1200
+    stop: int = 0  # end after so many steps of that schedule, skills half learned; 0 for all of it
     batch: int = 256
     lr: float = 4e-3  # 100 steps of warm-up, then a cosine to a tenth
     informative: float = 0.30  # share of texts whose working leads to what the prompt asks
     format_share: float = 0.01  # share of texts in the form that is paid
+
+    @property
+    def last(self) -> int:
+        """Steps that are taken."""
+        return min(self.stop or self.steps, self.steps)
 
 
 def curriculum(task: str) -> ModuleType:
@@ -150,7 +157,7 @@ def pretrain(
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95))
     source = random.Random(config.seed)
     stream = lessons.texts(task, config.informative, config.format_share, source)
-    for step in range(config.steps if stop_after is None else stop_after):
+    for step in range(config.last if stop_after is None else stop_after):
         rows = [next(stream) for _ in range(config.batch)]
         ids, attention, mask = padded([row[:2] for row in rows], tokenizer)
         pictures = None if seen is None else torch.from_numpy(np.stack([row[2] for row in rows]))
@@ -168,10 +175,12 @@ def pretrain(
     return model.eval(), tokenizer
 
 
-def bands(model, tokenizer, config: PretrainConfig, prompts: int = 2000) -> dict[str, float]:
-    """The shares of the task's BANDS, over one draw to each of `prompts` prompts of a split (all,
-    where it has fewer). A check says yes or no, or how often yes, and out of how many."""
+def bands(model, tokenizer, config: PretrainConfig, prompts: int | None = None) -> dict[str, float]:
+    """The shares of the task's BANDS, over one draw to each of `prompts` prompts of a split (2000,
+    if the task does not name another number). A check says yes or no, or how often yes, and out of
+    how many."""
     lessons, task = curriculum(config.task), load_task(config.task)
+    prompts = prompts or getattr(lessons, "PROMPTS", 2000)
     drawn = {}
     for split in dict.fromkeys(split for split, _ in lessons.CHECKS.values()):
         examples = task.prompts(split, prompts)

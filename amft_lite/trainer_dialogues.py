@@ -9,7 +9,6 @@ Left out: vLLM, whose sampler would have to be called once a turn; pictures.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -76,25 +75,20 @@ class DialogueTrainer(ValueHeadTrainer):
             return None if reply is None else speech.reply(reply, speech.ended(said))
 
         prompt_ids = self._tokenize_prompts(prompts)[0]
-        device, limit = self.accelerator.device, self.args.max_episode_tokens
-        ids, attention = padded(prompt_ids, self._tokenizer.pad_token_id, "left", device)
-        changed = {"max_new_tokens": limit, "eos_token_id": None}
-        config = copy.deepcopy(self.generation_config)
-        config.update(**changed)
+        pad, device = self._tokenizer.pad_token_id, self.accelerator.device
+        ids, attention = padded(prompt_ids, pad, "left", device)
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
                 self.accelerator,
                 gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                # the model's own settings fill in what is None, such as the end-of-text
-                generation_kwargs={**self.generation_kwargs, **changed},
             ) as model,
             torch.no_grad(),
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
         ):
             turns = sample_dialogues(
-                lambda **inputs: model.generate(**inputs, generation_config=config),
-                ids, attention, speak, speech.ends, self.max_completion_length, limit,
+                model, self.generation_config, ids, attention, speak, speech.ends,
+                self.max_completion_length, self.args.max_episode_tokens,
             )  # fmt: skip
         grades = [_value(made.reward) for made in episodes]
         return prompt_ids, turns, list(map(tuple, answers)), grades

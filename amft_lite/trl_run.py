@@ -8,8 +8,8 @@ A task with pictures runs with a vision-language model: `self.tokenizer` is then
 prompt is the game in words and one picture of the whole hand, which is drawn when it is looked at
 (in 25 ms; thousands of them at once would fill the memory).
 
-A task that is a dialogue becomes the trainer's `episode`; its replies are messages of the user where
-there is a chat template.
+A task that is a dialogue becomes the trainer's `episode`; where there is a chat template, its
+replies are messages of the user.
 
 Left out: evaluation on several machines.
 """

@@ -2,8 +2,8 @@
 
 A city is a square of crossings. Streets lead from a crossing to some of its eight neighbours, no
 two of them cross, and every crossing has one landmark beside it. A route is a walk along a few
-*legs*, each a street from one crossing to the next; it never goes straight on or back, so that every
-leg begins with a turn.
+*legs*, each a street from one crossing to the next; it never goes straight on or back, so every leg
+begins with a turn.
 
 Headings are compass degrees, 0 north, 90 east, multiples of 45. Differences are wrapped to
 (-180, 180] before anything is read from them; the original environment does not wrap, and calls a

@@ -215,7 +215,7 @@ def always_forward(examples: Sequence[Journey]) -> float:
 
 #: split -> (first city, cities, routes, how turns are named, landmarks). Cities are in one split.
 SPLITS = {
-    "train": (0, 8, 400, "compass", HOME),
+    "train": (0, 32, 1600, "compass", HOME),
     "validation": (100, 4, 160, "compass", HOME),
     "test": (200, 4, 200, "compass", HOME),
     "ood_rule": (300, 4, 200, "relative", HOME),

@@ -7,8 +7,10 @@
 * At one point in ten the first attempt is wrong. It is read, not learned; what is learned is what
   to answer when the task has said so.
 
-Training ends early, on purpose: the base walks straight on nearly always and is right at about half
-of the turns. A base that knew its turns would leave nothing to learn.
+Training ends early, on purpose: the base walks straight on where it should, and is right at about
+half of the turns that are compass words (on seed 0 after 350, 400, 450, 600 steps .41, .52, .62,
+.79): it does not yet copy the right one from the directions. A base that did would leave nothing to
+learn. Left and right it copies already.
 
 Left out: any text but these.
 """
@@ -33,7 +35,8 @@ from amft_lite.tasks.navigation import (
     walked,
 )
 
-RECIPES: dict[str, dict[str, Any]] = {"0.2M": {"steps": 500, "batch": 48, "lr": 4e-3}}
+RECIPES: dict[str, dict[str, Any]] = {"0.2M": {"steps": 600, "stop": 400, "batch": 48, "lr": 4e-3}}
+PROMPTS = 320  #: walks; a walk is ten answers
 ERRING = 0.1  #: share of points whose first attempt is wrong
 CITIES = 24  #: their seeds begin at 1000
 
