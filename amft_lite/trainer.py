@@ -133,7 +133,7 @@ class AMFTTrainer(DialogueTrainer):
         self.sft_dataset = self.validation_dataset = None
         if episode is not None:
             refuse_dialogues(args, kwargs, reward_funcs, train_dataset)
-            self.episode, reward_funcs = episode, self._episode_reward
+            self.episode, reward_funcs = episode, self.episode_reward
             kwargs["rollout_func"] = self._rollout
         if self.rule.planned(0, 1, 0) != 0.0 or args.sft_warmup_steps:
             read = (

@@ -99,7 +99,7 @@ class DialogueTrainer(ValueHeadTrainer):
         return {"prompt_ids": prompt_ids, "completion_ids": turns.said, "logprobs": None,
                 "env_mask": turns.own}  # fmt: skip
 
-    def _episode_reward(self, completions: list, **_: Any) -> list[float]:
+    def episode_reward(self, completions: list, **_: Any) -> list[float]:
         """TRL's reward function: what the episodes said."""
         return list(self._grades)
 
