@@ -335,7 +335,7 @@ TEXT = [{"prompt": "1 :", "completion": "1 + 1"}]
         ({"mask_truncated_completions": True}, "mask_truncated_completions does not work"),
         ({"use_vllm": True}, "use_vllm does not work with dialogues"),
         ({"rollout_func": lambda prompts, trainer: {}}, "rollout_func and episode both speak"),
-        ({"max_episode_tokens": 5}, "the longest demonstration has 14 tokens"),
+        ({"max_episode_tokens": 5}, "the longest demonstration has 15 tokens"),
         ({"max_episode_tokens": 64}, "leaves no room for a prompt in the model's 64 positions"),
         ({"max_episode_tokens": 0}, "max_episode_tokens must be at least 1"),
         ({"sft": BAD}, "row 0 must have a prompt, and as its completion a list of turns"),
@@ -372,6 +372,7 @@ def base(tmp_path_factory):
 
 def test_a_run_of_a_dialogue_is_a_run_folder_like_any_other(tmp_path, base):
     run = ModelRun.create(tmp_path / "r", build({**TINY, "model": str(base)}))
+    run.task.reported = ("test",)  # a third of the time
     summary = run.train()
     found = summary["splits"]["final"]["test"]
     assert sum(found["outcomes"].values()) == 2
