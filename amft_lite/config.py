@@ -228,6 +228,8 @@ class ModelConfig(RunConfig):
     """Problems with longer prompts are left out (1024 in the LUFFY setting); pictures count."""
     max_new_tokens: int = 0
     """Longest answer, sampled or demonstrated, in tokens; 0 takes the task's own."""
+    max_episode_tokens: int = 0
+    """Longest dialogue, both sides; 0 takes the task's own, lengthened as max_new_tokens is."""
     accumulation: int = 1
     """Micro-batches: rollouts, demonstrations and validation answers of a process are each taken in
     so many backward passes. Changes memory, never the gradient."""
@@ -288,7 +290,7 @@ _AT_LEAST = {
     "entropy_beta": 0.0, "expert_utility": 0.0, "eta_gate": 0.0, "eta_trust": 0.0,
     "published_eta_mu": 0.0, "published_eta_entropy": 0.0,
     "lora_rank": 0, "lora_alpha": 1, "max_prompt_tokens": 1, "max_new_tokens": 0,
-    "accumulation": 1, "processes": 1, "lr_warmup_steps": 0,
+    "max_episode_tokens": 0, "accumulation": 1, "processes": 1, "lr_warmup_steps": 0,
 }  # fmt: skip
 #: Numbers above these (a million for all others) are slips of the pen, and would only fail later.
 _AT_MOST = {"seed": 10**12, "threads": 1024, "lr": 10.0, "value_lr": 10.0, "clip_range": 100.0,

@@ -16,7 +16,8 @@ where TRL reuses rollouts (`num_iterations`).
 Differences from the loop: H* is the entropy of the first rollouts after the warm-up, not of extra
 ones. The value head of `advantage="gae"` lives outside the model and trains by its own Adam.
 
-Prompts may come with images (columns `image` or `images`), as for GRPOTrainer.
+Prompts may come with images (columns `image` or `images`), as for GRPOTrainer. With `episode`
+rollouts are dialogues (`amft_lite.trainer_dialogues`), of which the policy learns its own side.
 
 Left out: DeepSpeed (its engine steps inside backward), FSDP version 1, images in answers.
 Run on CPU only, in one and two processes: CUDA, fp16, vLLM and FSDP have not been run.
@@ -28,6 +29,7 @@ import contextlib
 import functools
 import math
 import os
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -54,6 +56,7 @@ from amft_lite.meta_gradient import (
 from amft_lite.methods import Method
 from amft_lite.models import token_logps
 from amft_lite.real_models import keep_differentiable
+from amft_lite.tasks import Completion
 from amft_lite.trainer_batches import (
     Answers,
     answers_of,
@@ -62,6 +65,7 @@ from amft_lite.trainer_batches import (
     seen_prompts,
     tokenized,
 )
+from amft_lite.trainer_dialogues import DialogueTrainer, MakeEpisode
 from amft_lite.trainer_inputs import (
     AMFTConfig,
     TrainerInputError,
@@ -69,13 +73,15 @@ from amft_lite.trainer_inputs import (
     checked_rewards,
     comparable,
     demonstrations,
+    dialogues,
     method_of,
+    refuse_dialogues,
     refuse_family,
     refuse_leaks,
+    refuse_long_dialogues,
     refuse_other_config,
     refuse_setting,
 )
-from amft_lite.trainer_value_head import ValueHeadTrainer
 from amft_lite.vision_models import sees
 from amft_lite.weighting import Rule, Signals
 
@@ -84,7 +90,7 @@ __all__ = ["AMFTConfig", "AMFTTrainer", "TrainerInputError"]
 STATE = "amft_state.pt"
 
 
-class AMFTTrainer(ValueHeadTrainer):
+class AMFTTrainer(DialogueTrainer):
     """GRPOTrainer's arguments, and:
 
     sft_dataset         expert answers: columns `prompt` and `completion`, or `messages` whose last
@@ -95,6 +101,10 @@ class AMFTTrainer(ValueHeadTrainer):
     method              the name of a method (`amft_lite.methods`), a Method, or a mu rule of your
                         own (`weighting.Rule`). What a name brings along, such as rl's warm-up of
                         0 steps, `AMFTConfig.for_method` sets.
+    episode             makes a row's dialogue, `tasks.Episode`: its `answer(text)` takes an answer
+                        of the policy and gives the reply, or None at the end, its `reward` is a
+                        number or `tasks.Reward`. There are no reward functions then; completions
+                        of `sft_dataset` are lists of turns (texts or messages), the expert's first.
 
     Raises:
         TrainerInputError: one sentence for what is missing, empty, leaking or cannot work.
@@ -112,6 +122,7 @@ class AMFTTrainer(ValueHeadTrainer):
         sft_dataset: Any = None,
         validation_dataset: Any = None,
         method: str | Rule | Method = "amft",
+        episode: MakeEpisode | None = None,
         **kwargs: Any,
     ) -> None:
         args = args or AMFTConfig("amft")
@@ -120,12 +131,21 @@ class AMFTTrainer(ValueHeadTrainer):
         refuse_setting(args, kwargs)
         refuse_family(model)
         self.sft_dataset = self.validation_dataset = None
+        if episode is not None:
+            refuse_dialogues(args, kwargs, reward_funcs, train_dataset)
+            self.episode, reward_funcs = episode, self.episode_reward
+            kwargs["rollout_func"] = self._rollout
         if self.rule.planned(0, 1, 0) != 0.0 or args.sft_warmup_steps:
-            self.sft_dataset = demonstrations(sft_dataset)
+            read = (
+                demonstrations if episode is None else functools.partial(dialogues, "sft_dataset")
+            )
+            self.sft_dataset = read(sft_dataset)
         if self.rule.validation:
             columns = ("prompt", "completion") if self.rule.validation != "reward" else ("prompt",)
             self.validation_dataset = as_dataset("validation_dataset", validation_dataset, columns)
             refuse_leaks(train_dataset, self.sft_dataset, self.validation_dataset)
+            if episode is not None and self.rule.validation == "demonstrations":
+                self.validation_dataset = dialogues("validation_dataset", validation_dataset)
         if reward_funcs is not None:
             many = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
             reward_funcs = [checked_rewards(f) for f in many]
@@ -134,10 +154,16 @@ class AMFTTrainer(ValueHeadTrainer):
         given = model.parameters() if isinstance(model, nn.Module) else ()
         trained = [p for p in given if p.requires_grad]
         values = [p.data for p in trained]
-        super().__init__(
-            model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "You are using 'rollout_func'"
+            )  # a test holds TRL to it
+            super().__init__(
+                model, reward_funcs=reward_funcs, args=args, train_dataset=train_dataset, **kwargs
+            )
         refuse_family(self.model)  # given by name, it is here only now
+        if episode is not None and sees(self.model.config):
+            raise TrainerInputError("dialogues (episode) need a model of text alone.")
         for p, value in zip(trained, values, strict=True):
             if p.dtype != value.dtype:  # TRL makes a 4-bit model's adapters bf16, in which small
                 p.data = value.to(p.device)  # steps vanish and which fp16's scaler cannot take
@@ -159,6 +185,8 @@ class AMFTTrainer(ValueHeadTrainer):
             self.sft_dataset = self._tokenized(self.sft_dataset)
         if self.rule.validation == "demonstrations":
             self.validation_dataset = self._tokenized(self.validation_dataset)
+        if episode is not None:
+            refuse_long_dialogues(args, self.sft_dataset, self.model)
         if args.advantage == "gae":
             self.add_critic()
         if hasattr(self.rule, "gate") and self.is_fsdp_enabled:
@@ -396,6 +424,7 @@ class AMFTTrainer(ValueHeadTrainer):
         return tokenized(
             dataset, self._tokenize_prompts, self._tokenizer, self.processing_class,
             self.args.sft_max_length, self.chat_template_kwargs,
+            self.speech if self.episode is not None else None,
         )  # fmt: skip
 
     def _padded(self, rows: dict[str, list]) -> Answers:
@@ -493,9 +522,17 @@ class AMFTTrainer(ValueHeadTrainer):
 
     # --- answers for an evaluation ---------------------------------------------------------------
 
-    def answers(self, prompts: Sequence[Any], n: int, greedy: bool = False) -> list[list[str]]:
+    def answers(
+        self,
+        prompts: Sequence[Any],
+        n: int,
+        greedy: bool = False,
+        episode: MakeEpisode | None = None,
+    ) -> list[list[Completion]]:
         """`n` fresh answers to every prompt, temperature 1 or the likeliest, by the sampler that
         trains. A prompt's images are content blocks of its messages.
+
+        With `episode`, `prompts` are rows, and the answers of a dialogue come as one tuple.
 
         Processes share the work, and each gets all of it. Draws come from the global random state;
         metrics and completion tables stay as they are.
@@ -503,12 +540,15 @@ class AMFTTrainer(ValueHeadTrainer):
         me, processes = self.accelerator.process_index, self.accelerator.num_processes
         filled = [*prompts, *[prompts[-1]] * (-len(prompts) % processes)]  # all take equal rounds
         mine, room = filled[me::processes], self._room(n)
-        found: list[list[str]] = []
+        found: list[list[Completion]] = []
         with self._validating(n, greedy), torch.no_grad():
             for start in range(0, len(mine), room):
                 rows = [prompt for prompt in mine[start : start + room] for _ in range(n)]
-                texts = self._generate(rows)[3]
-                texts = [t if isinstance(t, str) else t[-1]["content"] for t in texts]
+                if episode is not None:
+                    texts = self.converse(rows, episode)[2]
+                else:
+                    texts = self._generate(rows)[3]
+                    texts = [t if isinstance(t, str) else t[-1]["content"] for t in texts]
                 found += [texts[i : i + n] for i in range(0, len(texts), n)]
         shares = gather_object([found])
         return [shares[i % processes][i // processes] for i in range(len(prompts))]
@@ -527,6 +567,7 @@ class AMFTTrainer(ValueHeadTrainer):
         if torch.is_grad_enabled() and entropies is not None and self.temperature == 1.0:
             attention = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
             mask = attention[:, -entropies.shape[1] :]
+            mask = mask if self._own is None else mask * self._own
             total = objectives.masked_mean(entropies.detach().float(), mask, 1.0)
             self._entropy.append(torch.stack((total, mask.sum().float())))
         return found

@@ -18,6 +18,8 @@ from torch import Tensor
 from trl.data_utils import apply_chat_template, is_conversational, prepare_multimodal_messages
 from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
+from amft_lite.dialogues import Speech
+
 #: What a forward pass may get besides tokens, under TRL's names; `num_images` counts them by row.
 SEEN = (
     "pixel_values", "image_grid_thw", "pixel_attention_mask", "image_sizes", "token_type_ids",
@@ -26,8 +28,9 @@ SEEN = (
 
 
 class Answers(NamedTuple):
-    """A micro-batch: ids, attention [B, L + T]; tokens, mask [B, T]; advantages [B] if sampled;
-    `seen`: what there is of `SEEN`."""
+    """A micro-batch: ids, attention [B, L + T]; tokens, mask [B, T], 1 on the tokens to learn from
+    (in dialogues the policy's or the expert's own); advantages [B] if sampled; `seen`: what there
+    is of `SEEN`."""
 
     ids: Tensor
     attention: Tensor
@@ -43,11 +46,13 @@ class Answers(NamedTuple):
 
 
 def answers_of(batch: dict[str, Any]) -> Answers:
-    """The token ids of a batch as TRL prepares it."""
-    tokens, mask = batch["completion_ids"], batch["completion_mask"]
+    """The token ids of a batch as TRL prepares it; of several turns the policy's are to be learned
+    (`tool_mask`), and all are attended to."""
+    tokens, there = batch["completion_ids"], batch["completion_mask"]
     ids = torch.cat((batch["prompt_ids"], tokens), 1)
     seen = {k: batch[k] for k in SEEN if batch.get(k) is not None}
-    attention = torch.cat((batch["prompt_mask"], mask), 1)
+    attention = torch.cat((batch["prompt_mask"], there), 1)
+    mask = there if batch.get("tool_mask") is None else there * batch["tool_mask"]
     return Answers(ids, attention, tokens, mask, seen=seen or None)
 
 
@@ -109,8 +114,10 @@ def tokenized(
     processing_class: Any,
     max_length: int | None = None,
     chat_options: dict[str, Any] | None = None,
+    speech: Callable[[bool], Speech] | None = None,
 ) -> Dataset:
-    """Demonstrations (columns prompt, completion) with the columns prompt_ids and answer_ids alone.
+    """Demonstrations (columns prompt, completion) with the columns prompt_ids and answer_ids alone;
+    of dialogues, which `speech` spells (with a chat template or without), also `learned`.
 
     `tokenize_prompts` is TRL's, so that an expert's prompt is what the policy is asked. The end of
     text is added, unless a chat template has ended the answer already; `max_length` cuts answers.
@@ -118,6 +125,17 @@ def tokenized(
     pixels would fill the memory.
     """
     sees = bool({"images", "image"} & set(dataset.column_names))
+
+    def turns(rows: dict[str, list]) -> dict[str, list]:
+        spelled = [
+            speech(isinstance(completion[0], dict)).spell(spoken_turns(completion))
+            for completion in rows["completion"]
+        ]
+        return {
+            "answer_ids": [ids[:max_length] for ids, _ in spelled],
+            "learned": [own[:max_length] for _, own in spelled],
+            "prompt_ids": tokenize_prompts(rows["prompt"])[0],
+        }
 
     def tokens(rows: dict[str, list]) -> dict[str, list]:
         answers = []
@@ -137,7 +155,7 @@ def tokenized(
 
     kept = {"prompt", "images", "image"} if sees else set()
     found = as_stored(dataset).map(
-        tokens,
+        tokens if speech is None else turns,
         batched=True,
         remove_columns=[name for name in dataset.column_names if name not in kept],
         desc="Tokenizing demonstrations",
@@ -148,25 +166,34 @@ def tokenized(
     return found
 
 
+def spoken_turns(completion: Sequence[str | dict[str, str]]) -> list[tuple[str, bool]]:
+    """A dialogue's turns after its prompt, (text, is it the expert's?): messages, or texts, of
+    which the expert has the first, the third and so on."""
+    if isinstance(completion[0], dict):
+        return [(message["content"], message["role"] == "assistant") for message in completion]
+    return [(text, place % 2 == 0) for place, text in enumerate(completion)]
+
+
 def demonstration_batch(
     rows: dict[str, list], pad: int, device: torch.device, seen: dict[str, Any] | None = None
 ) -> Answers:
     """Rows with prompt_ids and answer_ids as tensors: prompts padded on the left, answers on the
-    right; `seen` of their prompts."""
-    prompt, before = _padded(rows["prompt_ids"], pad, "left", device)
-    tokens, mask = _padded(rows["answer_ids"], pad, "right", device)
+    right; `seen` of their prompts. In dialogues `learned` says which tokens are the expert's."""
+    prompt, before = padded(rows["prompt_ids"], pad, "left", device)
+    tokens, there = padded(rows["answer_ids"], pad, "right", device)
+    mask = padded(rows["learned"], 0, "right", device)[0] if "learned" in rows else there
     if seen:
         seen = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in seen.items()}
         for name in ("token_type_ids", "mm_token_type_ids"):  # one a token: answers see nothing
             if name in seen:
-                padded, _ = _padded(seen[name].tolist(), 0, "left", device)
-                padded = padded[:, -prompt.shape[1] :] * before
-                seen[name] = torch.cat((padded, torch.zeros_like(tokens)), 1)
-    attention = torch.cat((before, mask), 1)
+                kinds, _ = padded(seen[name].tolist(), 0, "left", device)
+                kinds = kinds[:, -prompt.shape[1] :] * before
+                seen[name] = torch.cat((kinds, torch.zeros_like(tokens)), 1)
+    attention = torch.cat((before, there), 1)
     return Answers(torch.cat((prompt, tokens), 1), attention, tokens, mask, seen=seen)
 
 
-def _padded(
+def padded(
     rows: Sequence[Sequence[int]], pad: int, side: str, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """ids and mask [B, longest], padded on one side."""

@@ -46,6 +46,7 @@ class AMFTConfig(GRPOConfig):
     sft_batch_size: int = 64  #: demonstrations an optimiser step, over all processes
     sft_warmup_steps: int = 15  #: SFT steps W before the mix (`warmup_steps` is the lr's)
     sft_max_length: int | None = None  #: tokens of an expert answer kept; None keeps all
+    max_episode_tokens: int = 512  #: of a dialogue, both sides; max_completion_length: an answer's
     advantage: str = "group"  #: or "gae": PPO with a value head
     gamma: float = 1.0
     gae_lambda: float = 0.95
@@ -99,7 +100,7 @@ class AMFTConfig(GRPOConfig):
             )
         for name, least in (
             ("sft_batch_size", 1), ("sft_warmup_steps", 0), ("validation_prompts", 1),
-            ("validation_rollouts", 2), ("meta_every", 1),
+            ("validation_rollouts", 2), ("meta_every", 1), ("max_episode_tokens", 1),
         ):  # fmt: skip
             if getattr(self, name) < least:
                 given = getattr(self, name)
@@ -174,6 +175,53 @@ def refuse_setting(args: AMFTConfig, kwargs: dict) -> None:
         )
 
 
+def refuse_dialogues(args: AMFTConfig, kwargs: dict, reward_funcs: Any, train: Any) -> None:
+    """What cannot work where rollouts are dialogues with an episode.
+
+    Raises:
+        TrainerInputError: names it.
+    """
+    if reward_funcs is not None:
+        raise TrainerInputError(
+            "a dialogue's reward is its episode's; give reward_funcs or episode, not both."
+        )
+    for name in ("use_vllm", "use_transformers_continuous_batching", "mask_truncated_completions"):
+        if getattr(args, name, False):
+            raise TrainerInputError(
+                f"{name} does not work with dialogues (episode), which one call of model.generate "
+                "writes whole, and which their episodes alone bring to an end."
+            )
+    for name in ("tools", "environment_factory", "rollout_func"):
+        if kwargs.get(name):
+            raise TrainerInputError(f"{name} and episode both speak for the task; give one.")
+    if "unsloth" in sys.modules and torch.cuda.is_available():
+        raise TrainerInputError("episode has not been tried with unsloth; use transformers.")
+    columns = getattr(train, "column_names", None) or ()
+    if {"image", "images"} & set(columns):
+        raise TrainerInputError("dialogues (episode) cannot have pictures; train_dataset has some.")
+
+
+def refuse_long_dialogues(args: AMFTConfig, experts: Dataset | None, model: Any) -> None:
+    """Dialogues that could not be spoken to their end.
+
+    Raises:
+        TrainerInputError: an expert's has more tokens than a rollout may, or a rollout more than
+            the model has positions.
+    """
+    longest = max(map(len, experts["answer_ids"])) if experts is not None else 0
+    if longest > args.max_episode_tokens:
+        raise TrainerInputError(
+            f"the longest demonstration has {longest} tokens after its prompt, and "
+            f"max_episode_tokens is {args.max_episode_tokens}; set it to {longest} at least."
+        )
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions and positions <= args.max_episode_tokens:
+        raise TrainerInputError(
+            f"max_episode_tokens ({args.max_episode_tokens}) leaves no room for a prompt in the "
+            f"model's {positions} positions."
+        )
+
+
 def refuse_family(model: Any) -> None:
     """A model that TRL would train blindly, if it is here already (not a name)."""
     if isinstance(model, nn.Module) and why_not(model.config):
@@ -209,6 +257,49 @@ def as_dataset(name: str, data: Any, columns: Sequence[str]) -> Dataset | Iterab
     return data
 
 
+def dialogues(name: str, data: Any) -> Dataset:
+    """Dialogues of experts with the columns `prompt` and `completion`, which is a list of turns:
+    texts, the expert's first, then a reply, and so on, or messages of assistant and user.
+
+    `messages` are split before the assistant's first.
+
+    Raises:
+        TrainerInputError: they are missing, empty, or a row's turns do not begin and end with the
+            expert, or do not alternate.
+    """
+    if isinstance(data, (list, tuple)) and data:
+        data = Dataset.from_list(list(data))
+    if isinstance(data, Dataset) and len(data) and "messages" in data.column_names:
+
+        def parted(row: dict) -> dict:
+            roles = [message["role"] for message in row["messages"]]
+            first = roles.index("assistant") if "assistant" in roles else len(roles)
+            return {"prompt": row["messages"][:first], "completion": row["messages"][first:]}
+
+        data = data.map(parted, remove_columns=["messages"])
+    data = as_dataset(name, data, ("prompt", "completion"))
+    for i, (prompt, turns) in enumerate(zip(data["prompt"], data["completion"], strict=True)):
+        if not prompt or not _in_turn(turns):
+            raise TrainerInputError(
+                f"{name}'s row {i} must have a prompt, and as its completion a list of turns that "
+                "begins and ends with the expert: texts (answer, reply, answer), or messages of "
+                "assistant and user."
+            )
+    return data
+
+
+def _in_turn(turns: Any) -> bool:
+    if not isinstance(turns, list) or len(turns) % 2 == 0:
+        return False
+    if all(isinstance(turn, str) for turn in turns):
+        return True
+    roles = ["assistant", "user"] * len(turns)
+    return all(isinstance(turn, dict) for turn in turns) and all(
+        turn.get("role") == role and isinstance(turn.get("content"), str)
+        for turn, role in zip(turns, roles, strict=False)
+    )
+
+
 def demonstrations(data: Any) -> Dataset:
     """Expert answers with the columns `prompt` and `completion`.
 
@@ -231,7 +322,13 @@ def demonstrations(data: Any) -> Dataset:
             lambda row: {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]},
             remove_columns=["messages"],
         )
-    return as_dataset("sft_dataset", data, ("prompt", "completion"))
+    data = as_dataset("sft_dataset", data, ("prompt", "completion"))
+    if isinstance(data[0]["completion"], list) and isinstance(data[0]["completion"][0], str):
+        raise TrainerInputError(
+            "sft_dataset's completions are lists of texts, the turns of dialogues; those need "
+            "episode."
+        )
+    return data
 
 
 def _identities(data: Dataset) -> Iterator[str]:

@@ -47,12 +47,13 @@ class ValueHeadTrainer(GRPOTrainer):
         batch = super()._generate_and_score_completions(inputs)
         if self.critic is None or not self.model.training:
             return batch
-        mask = batch["completion_mask"]
+        answers = answers_of(batch)
+        mask, place = answers.mask, torch.arange(answers.mask.shape[1], device=answers.mask.device)
         with torch.no_grad():
-            states = self._hidden_states(answers_of(batch))
+            states = self._hidden_states(answers)
             values = self.critic(states)
-        last = torch.arange(mask.shape[1], device=mask.device) == mask.sum(1, keepdim=True) - 1
-        rewards = last * self._rewards.unsqueeze(1)  # the reward comes with the last token
+        last = place == (place * mask).amax(1, keepdim=True)  # of the policy's own tokens
+        rewards = last * self._rewards.unsqueeze(1)  # the reward comes with it
         batch["advantages"], batch["returns"] = objectives.gae(
             rewards, values, mask, self.args.gamma, self.args.gae_lambda
         )
@@ -73,11 +74,12 @@ class ValueHeadTrainer(GRPOTrainer):
     def train_critic(self) -> float:
         """A step of phi on the rollouts of this optimiser step; processes average its gradient."""
         window = self._window()
-        total = self._over_processes(sum(batch["completion_mask"].sum() for batch in window))
+        masks = [answers_of(batch).mask for batch in window]
+        total = self._over_processes(sum(mask.sum() for mask in masks))
         self.critic_optimizer.zero_grad()
         value = 0.0
-        for batch in window:
-            mask, values = batch["completion_mask"], self.critic(batch["states"])
+        for batch, mask in zip(window, masks, strict=True):
+            values = self.critic(batch["states"])
             loss = objectives.value_loss(values, values, batch["returns"], mask)
             loss = loss * mask.sum() / total
             loss.backward()

@@ -8,6 +8,9 @@ A task with pictures runs with a vision-language model: `self.tokenizer` is then
 prompt is the game in words and one picture of the whole hand, which is drawn when it is looked at
 (in 25 ms; thousands of them at once would fill the memory).
 
+A task that is a dialogue becomes the trainer's `episode`; where there is a chat template, its
+replies are messages of the user.
+
 Left out: evaluation on several machines.
 """
 
@@ -28,7 +31,7 @@ from amft_lite.config import ConfigError, ModelConfig
 from amft_lite.evaluation import Evaluation, graded
 from amft_lite.real_models import ModelError, compute_dtype, find_model, load_model
 from amft_lite.runs import Interrupted, Progress, Run, RunError, to_json
-from amft_lite.tasks import Demonstration, Example
+from amft_lite.tasks import Completion, Demonstration, Episode, Example, is_dialogue
 from amft_lite.tasks.cards import draw_hand
 from amft_lite.tasks.general_points import instruction
 from amft_lite.vision_models import SIDE
@@ -69,10 +72,28 @@ class ModelRun(Run):
             )
         if self.config.eval_samples < 2:
             raise ConfigError("eval_samples must be at least 2 in runs with `model`.")
+        if self.talks:
+            self.refuse_dialogues()
         try:
             find_model(self.config.model, self.config.task)
         except ModelError as error:
             raise ConfigError(f"model: {error}") from None
+
+    def refuse_dialogues(self) -> None:
+        """What a task that answers back cannot be run with.
+
+        Raises:
+            ConfigError: names it.
+        """
+        c = self.config
+        for key, plain in (("vllm", "off"), ("backend", "transformers")):
+            if getattr(c, key) != plain:
+                raise ConfigError(
+                    f"{key} {getattr(c, key)} does not work with {c.task}, which answers back: "
+                    f"model.generate writes whole dialogues; {key} must be {plain}."
+                )
+        if self.shows:
+            raise ConfigError(f"{c.task}: pictures in a dialogue do not work with `model`.")
 
     # --- training --------------------------------------------------------------------------------
 
@@ -195,12 +216,13 @@ class ModelRun(Run):
         try:
             trainer = AMFTTrainer(
                 policy,
-                self.reward,
-                trainer_config(c, self.checkpoints, self.new_tokens),
+                None if self.talks else self.reward,
+                trainer_config(c, self.checkpoints, self.new_tokens, self.episode_tokens),
                 self.dataset([self.row(e) for e in examples]),
                 sft_dataset=self.dataset([self.expert_row(d) for d in experts]),
                 validation_dataset=self.dataset([self.row(e) for e in unique]) if unique else None,
                 method=c.method,
+                episode=self.episode if self.talks else None,
                 processing_class=self.tokenizer,
             )
         except TrainerInputError as error:
@@ -213,6 +235,21 @@ class ModelRun(Run):
     @property
     def new_tokens(self) -> int:
         return self.config.max_new_tokens or self.task.max_new_tokens
+
+    @property
+    def episode_tokens(self) -> int | None:
+        """Tokens of a dialogue after its prompt, at most; None where there are none.
+
+        The task counts words; a tokenizer that cuts them smaller makes all of it longer.
+        """
+        if not self.talks or self.config.max_episode_tokens:
+            return self.config.max_episode_tokens or None
+        return -(-self.task.max_episode_tokens * self.new_tokens // self.task.max_new_tokens)
+
+    @property
+    def talks(self) -> bool:
+        """Whether the task answers back."""
+        return is_dialogue(self.task)
 
     @property
     def shows(self) -> bool:
@@ -256,6 +293,12 @@ class ModelRun(Run):
         return row | {"images": [key]} if self.shows else row
 
     def expert_row(self, demonstration: Demonstration) -> dict[str, Any]:
+        if self.talks:
+            turns = demonstration.spoken
+            said = [text for text, _ in turns] if not self.chats else [
+                {"role": "assistant" if own else "user", "content": text} for text, own in turns
+            ]  # fmt: skip
+            return self.row(demonstration.example) | {"completion": said}
         text = demonstration.completion
         answer = [{"role": "assistant", "content": text}] if self.chats else f" {text}"
         return self.row(demonstration.example) | {"completion": answer}
@@ -308,6 +351,10 @@ class ModelRun(Run):
             self.task.reward(self.examples[k], t).value for k, t in zip(key, texts, strict=True)
         ]
 
+    def episode(self, row: dict[str, Any]) -> Episode:
+        """The dialogue of a row, as the trainer asks for it."""
+        return self.task.episode(self.examples[row["key"]])
+
     # --- measuring -------------------------------------------------------------------------------
 
     @property
@@ -318,19 +365,32 @@ class ModelRun(Run):
         """Grade fresh answers; every process takes part. Training's random numbers are kept."""
         examples = self.task.prompts(split, None, 0)
         examples = examples[:prompts] if prompts else examples
-        asked = [self.shown_prompt(e) for e in examples]
         with _random_state_kept(seed=0):
-            drawn = self.trainer.answers(asked, samples)
-            first = self.trainer.answers(asked, 1, greedy=True) if greedy else []
+            drawn = self.completions(examples, samples)
+            first = self.completions(examples, 1, greedy=True) if greedy else []
         return graded(self.task, split, examples, drawn, [texts[0] for texts in first])
 
     def shown_prompt(self, example: Example) -> Any:
         """The prompt as the sampler takes it, its picture in it."""
         return self.prompt(example, self.picture(example) if self.shows else None)
 
-    def answer(self, example: Example) -> str:
-        """One answer, to look at: the likeliest."""
-        return self.trainer.answers([self.shown_prompt(example)], 1, greedy=True)[0][0]
+    def completions(
+        self, examples: list[Example], n: int, greedy: bool = False
+    ) -> list[list[Completion]]:
+        """`n` completions of every prompt; dialogues to the end."""
+        if not self.talks:
+            asked = [self.shown_prompt(e) for e in examples]
+            return self.trainer.answers(asked, n, greedy)
+        rows = [{"prompt": self.prompt(e), "place": i} for i, e in enumerate(examples)]
+
+        def episode(row: dict[str, Any]) -> Episode:
+            return self.task.episode(examples[row["place"]], to_the_end=True)
+
+        return self.trainer.answers(rows, n, greedy, episode)
+
+    def answer(self, example: Example) -> Completion:
+        """One completion, to look at: the likeliest."""
+        return self.completions([example], 1, greedy=True)[0][0]
 
     def write(self, name: str, text: str, append: bool = False) -> None:
         """Only the first process writes."""
@@ -350,8 +410,13 @@ def _random_state_kept(seed: int) -> Iterator[None]:
         yield
 
 
-def trainer_config(c: ModelConfig, folder: Path, new_tokens: int) -> Any:
-    """The AMFTConfig of a ModelConfig: TRL's and transformers' names for the kit's settings."""
+def trainer_config(
+    c: ModelConfig, folder: Path, new_tokens: int, episode_tokens: int | None = None
+) -> Any:
+    """The AMFTConfig of a ModelConfig: TRL's and transformers' names for the kit's settings.
+
+    `episode_tokens`, of whole dialogues; None for a task that is none.
+    """
     from amft_lite.trainer import AMFTConfig
     from amft_lite.trainer_inputs import TrainerInputError
 
@@ -382,7 +447,7 @@ def trainer_config(c: ModelConfig, folder: Path, new_tokens: int) -> Any:
             max_grad_norm=c.max_grad_norm,
             sft_batch_size=c.sft_batch,
             sft_warmup_steps=c.warmup_steps,
-            sft_max_length=new_tokens,
+            sft_max_length=None if episode_tokens else new_tokens,  # a dialogue is kept whole
             gradient_checkpointing=c.gradient_checkpointing == "on",
             bf16=compute is torch.bfloat16,
             fp16=compute is torch.float16 and not cpu,
@@ -396,6 +461,7 @@ def trainer_config(c: ModelConfig, folder: Path, new_tokens: int) -> Any:
             logging_steps=1,
             report_to=[],
             disable_tqdm=True,
+            **({"max_episode_tokens": episode_tokens} if episode_tokens else {}),
             **same,
         )
     except TrainerInputError as error:
