@@ -209,21 +209,23 @@ def test_tries_reach_the_task_only_when_set(tmp_path):
 
 def test_a_run_with_feedback_from_start_to_report(tmp_path):
     folder = tmp_path / "run"
-    words = ["run", "--config", "smoke", "--set", "tries=3", "--out", str(folder)]
+    small = "tries=3 steps=4 warmup_steps=2 meta_every=2 eval_every=0 eval_prompts=4 eval_samples=2"
+    words = ["run", "--config", "smoke", "--out", str(folder)]
+    words += [word for setting in small.split() for word in ("--set", setting)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, (result.output, result.exception)
     summary = json.loads((folder / "summary.json").read_text())
     final = summary["splits"]["final"]["test"]
     first = final["readings"]["right at the first try"]["mean"]
     assert first <= final["success"]["mean"]
-    for command in ("report", "evaluate"):
-        result = CliRunner().invoke(app, [command, str(folder)])
+    for command in (["report"], ["evaluate", "--prompts", "4", "--samples", "2"]):
+        result = CliRunner().invoke(app, [*command, str(folder)])
         assert result.exit_code == 0, (result.output, result.exception)
     # interrupted after some steps and gone on with, it ends at the same weights
     run, half = Run.open(folder), tmp_path / "half"
     other = Run.create(half, run.config)
     with pytest.raises(Interrupted):
-        other.train(stop=lambda: other.step >= 2)
+        other.train(stop=lambda: other.step >= 3)
     again = Run.open(half)
     other.lock_file.close()
     again.train()
