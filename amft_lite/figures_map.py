@@ -23,7 +23,7 @@ WALL, INK = "#c8c8c8", "#444444"  # streets and crossings; names
 RIGHT, LATE, WRONG = COLOURS["rl"], COLOURS["sft"], PALETTE[4]
 BESIDE = 0.24  #: from a crossing to its landmark, in streets
 MAP = 0.53  #: share of the figure's width that a replay gives to the map
-#: Where a name stands beside its landmark, by bearing / 45: away from the crossing, and those to the
+#: Where a name stands beside its landmark, by bearing / 45: away from the crossing, those to the
 #: left lower than those to the right, because two may share a block.
 SIDES_OF_TEXT = (
     "top center", "top right", "top right", "top right", "bottom center", "bottom left",
@@ -172,7 +172,7 @@ def moment(
 ) -> tuple[list[go.Scatter], tuple[list[str], str]]:
     """What changes from attempt to attempt: the traces, and the words beside the map."""
     where = spots(walk.journey.route)
-    place, outcome = walk.attempts[number]
+    place = walk.attempts[number][0]
     traces = []
     done = verdicts(walk.attempts[: number + 1], walk.tries)
     for kind, shade, symbol, _ in KINDS:
