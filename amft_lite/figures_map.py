@@ -23,12 +23,12 @@ WALL, INK = "#c8c8c8", "#444444"  # streets and crossings; names
 RIGHT, LATE, WRONG = COLOURS["rl"], COLOURS["sft"], PALETTE[4]
 BESIDE = 0.24  #: from a crossing to its landmark, in streets
 MAP = 0.53  #: share of the figure's width that a replay gives to the map
-#: Where a name stands beside its landmark, by bearing / 45: away from the crossing, those to the
-#: left lower than those to the right, because two may share a block.
-SIDES_OF_TEXT = (
-    "top center", "top right", "top right", "top right", "bottom center", "bottom left",
-    "bottom left", "bottom left",
+#: Where a name may stand beside its landmark, the first that is free: (upright, side).
+CORNERS = (
+    ("top", "right"), ("bottom", "right"), ("top", "left"), ("bottom", "left"),
+    ("top", "center"), ("bottom", "center"),
 )  # fmt: skip
+LETTER, LINE = 0.078, 0.17  #: size of a letter and of a line of names on the map, in streets
 #: What became of a point: colour and symbol on the map, and a sign for text.
 KINDS = (
     ("right at once", RIGHT, "circle", "\N{BLACK CIRCLE}"),
@@ -70,6 +70,28 @@ def beside(place: Place, bearing: int, distance: float = BESIDE) -> tuple[float,
     return place[0] + distance * east / length, place[1] + distance * north / length
 
 
+def name_corners(names: Sequence[str], where: Sequence[tuple[float, float]]) -> list[str]:
+    """For each name the corner of its landmark at which it meets the fewest names before it."""
+    taken: list[tuple[float, float, float, float]] = []
+    found = []
+    for name, (east, north) in zip(names, where, strict=True):
+        width = LETTER * len(name)
+        boxes = {}
+        for upright, side in CORNERS:
+            left = east - {"left": width, "center": width / 2, "right": 0}[side]
+            low = north if upright == "top" else north - LINE
+            boxes[f"{upright} {side}"] = (left, low, left + width, low + LINE)
+        meets = {
+            corner: sum(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3]
+                        for b in taken)
+            for corner, box in boxes.items()
+        }  # fmt: skip
+        best = min(meets, key=meets.get)
+        taken.append(boxes[best])
+        found.append(best)
+    return found
+
+
 def city_figure(city: City, title: str = "", height: int = 660) -> go.Figure:
     """The map of a city: streets, crossings, and the landmarks' names where they lie."""
     figure = new_figure(
@@ -104,7 +126,7 @@ def city_figure(city: City, title: str = "", height: int = 660) -> go.Figure:
         x=[e for e, _ in where], y=[n for _, n in where], mode="markers+text", name="landmarks",
         marker={"color": INK, "size": 5, "symbol": "square"},
         text=[name for _, name, _ in marks], textfont={"color": INK, "size": 11},
-        textposition=[SIDES_OF_TEXT[bearing // 45] for *_, bearing in marks],
+        textposition=name_corners([name for _, name, _ in marks], where), cliponaxis=False,
         customdata=[f"{COMPASS[bearing // 45]} of ({p[0]}, {p[1]})" for p, _, bearing in marks],
         hovertemplate="%{text}, %{customdata}<extra></extra>",
     )  # fmt: skip
@@ -232,7 +254,7 @@ def words(walk: Walk, answers: Sequence[str], number: int) -> tuple[list[str], s
     elif tried < walk.tries:
         after = "is asked again"
     else:
-        after = "is passed on all the same" if walk.to_the_end else "the walk is over"
+        after = "goes on all the same" if walk.to_the_end else "the walk is over"
     sign = "\N{CHECK MARK}" if outcome == "right" else "\N{BALLOT X}"
     lines += [f"<b>{sign} {VERDICTS[outcome]}</b>", f"\N{RIGHTWARDS ARROW} {after}"]
     return lines, RIGHT if outcome == "right" else WRONG
