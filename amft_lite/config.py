@@ -49,7 +49,8 @@ class RunConfig:
     # the task
     task: TaskName = "general_points"
     """General Points: 3 cards and any target (lite), or `general_points_classic`: 4 cards, 24;
-    either with pictures: `general_points_vision`, `general_points_classic_vision`."""
+    either with pictures: `general_points_vision`, `general_points_classic_vision`. `navigation`:
+    directions through a city, 1 to 3 streets; `navigation_classic`: 2 to 4."""
     reward: Literal["binary", "shaped"] = "binary"
     """1/0 (Eq. 1 of the paper, second-hand notes) or the original game's table (Chu et al.)."""
     base: str = ""
