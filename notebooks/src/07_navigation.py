@@ -136,21 +136,20 @@ check("turn_word", turn_word).require()
 # The directions say where a landmark is *for the walker*: "museum right". On the map it
 # has a bearing from its crossing. Who faces east has the north at their left.
 #
-# <details><summary>Hint</summary>How far clockwise is the bearing from the heading? Each
-# 45 degrees are one place in the list of eight words.</details>
+# <details><summary>Hint</summary>How far clockwise is the bearing from the heading?
+# Each 45 degrees are one place in the list of eight words.</details>
 
 
 # %% nbgrader={"schema_version": 3, "grade_id": "side_of", "grade": false, "locked": false, "solution": true}
 def side_of(heading, bearing):
-    """Where one who faces `heading` finds what lies at `bearing`; multiples of 45, 0-315.
+    """Where one who faces `heading` finds what lies at `bearing` (0, 45, ... 315).
 
     front, right_front, right, right_behind, behind, left_behind, left or left_front:
     clockwise, 45 degrees apart.
     """
     ### BEGIN SOLUTION
-    sides = (
-        "front right_front right right_behind behind left_behind left left_front".split()
-    )
+    sides = ["front", "right_front", "right", "right_behind", "behind"]
+    sides += ["left_behind", "left", "left_front"]
     return sides[(bearing - heading) % 360 // 45]
     ### END SOLUTION
 
@@ -205,9 +204,9 @@ def walk_reward(outcomes, points, shaped):
     """The reward of a walk, as in training, from the outcomes of its attempts in turn.
 
     outcomes: "right", "wrong", "not_allowed", "syntax" or "wrong_place" each. A right
-    attempt passes a point; the walk arrives when all `points` are passed. It ends before
-    that when two attempts at the same point were not right, or when there are no more
-    outcomes. Outcomes that follow the end count for nothing.
+    attempt passes a point; the walk arrives when all `points` are passed. It ends
+    before that when two attempts at the same point were not right, or when there are
+    no more outcomes. Outcomes that follow the end count for nothing.
     """
     ### BEGIN SOLUTION
     prices = {"right": 1.0, "wrong_place": -1.5}
@@ -265,8 +264,8 @@ for own, name, shade in ((1, "the policy's: learned", "#0072B2"),
         marker={"color": shade},
     )  # fmt: skip
 figure.update_layout(barmode="stack").update_xaxes(tickangle=-60)
-figures.describe(figure, "Surprise of the base word by word: highest at the turn's word "
-                         "and in what the task says, which is not learned")  # fmt: skip
+figures.describe(figure, "Surprise of the base word by word, the policy's words and "
+                         "the task's in two colours")  # fmt: skip
 
 # %% [markdown]
 # **How to read it.** Blue words have mask 1, their end-of-text (`end`) included; grey
@@ -287,8 +286,8 @@ def dialogue_tokens(turns, eos):
     """Two lists, equally long: the ids of all that is said, and 1 where it is learned.
 
     turns: [(who, ids), ...] in order, who is "policy" or "task". The ids hold no
-    end-of-text; each answer of the policy (and no turn of the task) must end with `eos`,
-    which is learned, too.
+    end-of-text; each answer of the policy (and no turn of the task) must end with
+    `eos`, which is learned, too.
     """
     ### BEGIN SOLUTION
     ids, mask = [], []
@@ -323,8 +322,9 @@ check("dialogue_tokens", dialogue_tokens).require()
 def first_tries(attempts, kinds, kind):
     """Of the points of that kind that were met: the share right at the first attempt.
 
-    attempts: [(point, right), ...] in turn, right is True or False; kinds[point]: "turn",
-    "forward" or "stop". A walk may end before it has met all points; one at least is met.
+    attempts: [(point, right), ...] in turn, right is True or False; kinds[point]:
+    "turn", "forward" or "stop". A walk may end before it has met all points; one of
+    that kind at least is met.
     """
     ### BEGIN SOLUTION
     first = {}
@@ -341,9 +341,9 @@ from amft_lite.exercises import check
 check("first_tries", first_tries).require()
 
 # %% [markdown]
-# **Predict.** The base is right at about half of the turns by compass words. Which share
-# of steps is that? Which share of routes arrives? And by the other list, left and right,
-# which it read equally often: more, or fewer?
+# **Predict.** The base is right at about half of the turns by compass words. Which
+# share of steps is that? Which share of routes arrives? And by the other list, left and
+# right, which it read equally often: more, or fewer?
 
 # %%
 prediction = {"steps": None, "routes": None, "turns by left and right": None}
@@ -366,34 +366,37 @@ shown = {f"{word}, {SPLITS[s]}": (s, word) for word in ("steps", "turns", "route
          for s in SPLITS}  # fmt: skip
 found = [base[s].success if w == "routes" else base[s].reading(f"{w} right")
          for s, w in shown.values()]  # fmt: skip
-figure = figures.new_figure("The base, first tries and routes (95 %)", "", "share right", 440)
+figure = figures.new_figure(
+    "The base: first tries, and routes (95 %)", "", "share", 440
+)
 figure.add_bar(
     x=list(shown), y=[f.mean for f in found], showlegend=False,
     error_y={"type": "data", "array": [f.high - f.mean for f in found],
              "arrayminus": [f.mean - f.low for f in found]},
-    marker={"color": [figures.PALETTE[list(SPLITS).index(s)] for s, _ in shown.values()]},
+    marker={"color": [figures.PALETTE[n % 3] for n in range(len(shown))]},
 )  # fmt: skip
 figure.add_hline(y=idle["test"], line={"color": "#7f7f7f", "dash": "dash"},
                  annotation_text="steps of one who always goes forward")  # fmt: skip
 figure.update_yaxes(range=[0, 1.05])
-figures.describe(figure, "Bars: steps, turns and routes on three splits. Steps by compass "
-                         "words are not far above the always-forward line")  # fmt: skip
+figures.describe(figure, "Bars: steps, turns and routes on three splits, and a line "
+                         "where steps of one who always goes forward are")  # fmt: skip
 
 # %% [markdown]
 # **How to read it.** Compare the bars of *steps* with the dashed line, not with 0; they
-# are the same walks as *turns* and *routes*. A policy that learned nothing about turning
-# would stand at the line, with no route at all.
+# are the same walks as *turns* and *routes*. A policy that learned nothing about
+# turning would stand at the line, with no route at all.
 #
-# **What would prove it wrong.** If first tries at turns were right as often as the words
-# occur by chance (one in eight), the base would not read directions at all. And note
-# what kind of test `ood_rule` is: new to post-training, *not* to the base. It asks
+# **What would prove it wrong.** If first tries at turns were right as often as the
+# words occur by chance (one in eight), the base would not read directions at all. And
+# note what kind of test `ood_rule` is: new to post-training, *not* to the base. It asks
 # whether an ability is **kept**, not whether one is found.
 #
 # ### Exercise 6 · From steps to routes
 # ●●● · 10 minutes
 #
-# Nine steps of ten are right, yet most routes are lost. Suppose that all steps but turns
-# are right, that all turns are equally hard, and that tries at a turn are independent.
+# Nine steps of ten are right, yet most routes are lost. Suppose that all steps but
+# turns are right, that all turns are equally hard, and that tries at a turn are
+# independent.
 #
 # <details><summary>Hint</summary>First find how often turns are right at one try: all
 # wrong steps are turns. Then: a turn is passed unless all of its tries are wrong, and a
@@ -418,16 +421,17 @@ check("route_success", route_success).require()
 
 # %%
 for split, e in base.items():
-    p, legs = e.share("turns right"), [len(r.route.legs) for r in task.prompts(split)[:60]]
+    p = e.share("turns right")
+    legs = [len(r.route.legs) for r in task.prompts(split)[:60]]
     passed = 1 - (1 - p) ** 2
     expected = sum(passed**n for n in legs) / len(legs)
     print(f"{SPLITS[split]:16} turns {p:.2f}: routes would be {expected:.2f}, "
           f"are {e.success.mean:.2f}")  # fmt: skip
 
 # %% [markdown]
-# Are the routes fewer than independent tries would give? A policy that said a wrong word
-# with confidence will often say it again. (Or more? Then some routes are easy and some
-# hard, and the faults lie together.)
+# Are the routes fewer than independent tries would give? A policy that said a wrong
+# word with confidence will often say it again. (Or more? Then some routes are easy and
+# some hard, and the faults lie together.)
 #
 # ## 5 · A live run
 #
@@ -450,11 +454,11 @@ curve = []
 
 
 def look(prompts=40):
-    """Turns right at the first try and routes that arrive, on each split."""
+    """Turns right at the first try, on each split."""
     found = {s: evaluate(policy, tokenizer, task, s, prompts, 1, greedy=False)
              for s in SPLITS}  # fmt: skip
-    curve.append({s: (e.share("turns right"), e.success.mean) for s, e in found.items()})
-    turned = {SPLITS[s]: f"{turns:.2f}" for s, (turns, _) in curve[-1].items()}
+    curve.append({s: e.share("turns right") for s, e in found.items()})
+    turned = {SPLITS[s]: f"{turns:.2f}" for s, turns in curve[-1].items()}
     print(f"step {amft.step:3}  turns right: {turned}")
 
 
@@ -469,7 +473,7 @@ while amft.step < config.steps:
 steps = [8 * n for n in range(len(curve))]
 figure = figures.line_figure(
     "Turns right at the first try, along one run", "training step", "share of turns",
-    {SPLITS[s]: (steps, [point[s][0] for point in curve]) for s in SPLITS}, markers=True,
+    {SPLITS[s]: (steps, [point[s] for point in curve]) for s in SPLITS}, markers=True,
 )  # fmt: skip
 figure.update_yaxes(range=[-0.03, 1.03])
 figures.add_warmup(figure, config.warmup_steps)
@@ -481,8 +485,9 @@ figures.describe(figure, "Turns right along training: compass words, left and ri
 # Warm-up is imitation alone; behind the dotted line both losses act. If it falls, does
 # it fall in warm-up, and does it come back?
 #
-# **What would prove it wrong.** Forty routes and one seed: a change of less than a tenth
-# means nothing here. Run it with another `SEED` before you believe a rise or a fall.
+# **What would prove it wrong.** Forty routes and one seed: a change of less than a
+# tenth means nothing here. Run it with another `SEED` before you believe a rise or a
+# fall.
 #
 # ## 6 · Memorise or generalise: five seeds
 #
@@ -583,8 +588,8 @@ for split, found in lines.items():
     groups[SPLITS[split]] = range(first, len(figure.data))
 figure.update_yaxes(range=[-0.03, 1.05])
 figures.add_slider(figure, "turns by", groups)
-figures.describe(figure, "Turns right along SFT, a line for each learning rate; the "
-                         "slider goes from compass words to left and right")  # fmt: skip
+figures.describe(figure, "Turns right along SFT, a line for each learning rate, first "
+                         "by compass words, then by left and right")  # fmt: skip
 
 # %% [markdown]
 # **How to read it.** First position: how fast compass words are learned. Second: what
