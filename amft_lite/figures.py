@@ -450,7 +450,8 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 100) -> bytes:
             va="bottom", color=note.font.color or "#7f7f7f", fontsize=9,
         )  # fmt: skip
     # a label above the axes
-    over = any(n.yref == "paper" and n.xref != "paper" for n in layout.annotations)
+    over = any("text" in (trace.mode or "") for trace in figure.data if trace.type == "scatter")
+    over = over or any(n.yref == "paper" and n.xref != "paper" for n in layout.annotations)
     axes.set_title(layout.title.text or "", loc="left", pad=18 if over else 6)
     axes.set_xlabel(layout.xaxis.title.text or "")
     axes.set_ylabel(layout.yaxis.title.text or "")
@@ -471,7 +472,9 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 100) -> bytes:
         axes.set_aspect("equal")
     if layout.xaxis.ticktext:
         axes.set_xticks(list(layout.xaxis.tickvals), list(layout.xaxis.ticktext))
-    if any(len(label.get_text()) > 3 for label in axes.get_xticklabels()[8:]):
+    if layout.xaxis.tickangle == -90:
+        axes.tick_params(axis="x", rotation=90, labelsize=8)
+    elif any(len(label.get_text()) > 3 for label in axes.get_xticklabels()[8:]):
         for label in axes.get_xticklabels():  # many words would run into each other
             label.set(rotation=35, ha="right", rotation_mode="anchor")
     axes.set_axisbelow(True)

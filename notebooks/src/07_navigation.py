@@ -247,30 +247,34 @@ prediction = None  # a kind of word
 from amft_lite.batches import encode
 from amft_lite.models import completion_logits, token_logps
 
-short = next(r for r in routes if len(r.route.legs) == 1 and len(r.points) == 4)
-batch = encode(tokenizer, [navigation.expert(short)])
+short = [navigation.expert(r) for r in routes if len(r.points) <= 4]
+batch = encode(tokenizer, short)
 with torch.no_grad():
     found = completion_logits(policy, batch.ids, batch.attention, batch.mask.shape[1])
-    surprise = -token_logps(found, batch.tokens)[0]
-words = tokenizer.convert_ids_to_tokens(batch.tokens[0].tolist())
+    surprise = -token_logps(found, batch.tokens)
+row = int((surprise * batch.mask).sum(1).argmax())  # of these walks, the least likely
+ids = batch.tokens[row][batch.tokens[row] != tokenizer.pad_token_id].tolist()
+words = tokenizer.convert_ids_to_tokens(ids)
 words = ["end" if word == "<eos>" else word for word in words]
-figure = figures.new_figure("A walk as one rollout", "word", "-log p, nats", 440)
+figure = figures.new_figure(
+    "A walk as one rollout", "word", "-log p, nats, cut at 5", 440
+)
 for own, name, shade in ((1, "the policy's: learned", "#0072B2"),
                          (0, "the task's: read only", "#7f7f7f")):  # fmt: skip
     figure.add_bar(
         x=[f"{n + 1}: {word}" for n, word in enumerate(words)], name=name,
-        y=[s if m == own else 0 for s, m in zip(surprise.tolist(), batch.mask[0],
-                                                strict=True)],
+        y=[min(5, surprise[row, n].item()) * (batch.mask[row, n].item() == own)
+           for n in range(len(words))],
         marker={"color": shade},
     )  # fmt: skip
-figure.update_layout(barmode="stack").update_xaxes(tickangle=-60)
+figure.update_layout(barmode="stack").update_xaxes(tickangle=-90)
 figures.describe(figure, "Surprise of the base word by word, the policy's words and "
                          "the task's in two colours")  # fmt: skip
 
 # %% [markdown]
 # **How to read it.** Blue words have mask 1, their end-of-text (`end`) included; grey
-# ones have mask 0. What the task will say cannot be known, so the base is surprised by
-# it, and learning from it would spend capacity on predicting the city. In RL the walk's
+# ones have mask 0. The base never learned to speak for the task, so it is surprised by
+# most of what it says (far above 5); learning it would be learning to predict the city. In RL the walk's
 # one advantage stands at every blue word: forty right words of a lost walk are pushed
 # down with the one that lost it.
 #
