@@ -274,9 +274,9 @@ figures.describe(figure, "Surprise of the base word by word, the policy's words 
 # %% [markdown]
 # **How to read it.** Blue words have mask 1, their end-of-text (`end`) included; grey
 # ones have mask 0. The base never learned to speak for the task, so it is surprised by
-# most of what it says (far above 5); learning it would be learning to predict the city. In RL the walk's
-# one advantage stands at every blue word: forty right words of a lost walk are pushed
-# down with the one that lost it.
+# most of what it says (far above 5); learning it would be learning to predict the city.
+# In RL the walk's one advantage stands at every blue word: forty right words of a lost
+# walk are pushed down with the one that lost it.
 #
 # **What would prove it wrong.** Blue `end`s with mask 0: a policy that never learns to
 # end its answer talks on into the task's turn.
