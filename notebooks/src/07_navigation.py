@@ -439,8 +439,8 @@ for split, e in base.items():
 #
 # ## 5 · A live run
 #
-# AMFT as in notebook 04; the loop has no line about walks. Sixteen steps are few. Beside
-# it, imitation alone at four times the learning rate.
+# AMFT as in notebook 04; the loop has no line about walks. Sixteen steps are few.
+# Beside it, imitation alone at four times the learning rate.
 #
 # **Predict.** After imitating and exploring by *compass words* only: turns by compass
 # words, turns by left and right, turns beside other landmarks?
@@ -488,14 +488,13 @@ figures.describe(figure, "Turns right along two short runs: compass words, left 
                          "right, other landmarks")  # fmt: skip
 
 # %% [markdown]
-# **How to read it.** Blue is AMFT, orange imitation alone at four times its rate;
-# behind step 8 both of AMFT's losses act (for orange nothing changes there). Compass
-# words (solid) hardly move in so few steps. What becomes of left and right (dashed), in
-# each of the two?
+# **How to read it.** Blue is AMFT, orange imitation alone at four times its rate. Up to
+# the dotted line both imitate; behind it AMFT explores, too. Compass words (solid)
+# hardly move in so few steps. What becomes of left and right (dashed) in each of them?
 #
-# **What would prove it wrong.** Forty routes and one seed: a change of less than a tenth
-# means nothing here. And two things differ between the runs, the method and the rate;
-# which of them matters, this figure cannot say. Section 6 looks at the rate alone.
+# **What would prove it wrong.** Forty routes and one seed: a change of less than a
+# tenth means nothing here. And two things differ between the runs, the method and the
+# rate; which of them matters, this figure cannot say. Section 6 looks at the rate alone.
 #
 # ## 6 · Memorise or generalise: five seeds
 #
