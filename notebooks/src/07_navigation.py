@@ -494,7 +494,7 @@ figures.describe(figure, "Turns right along two short runs: compass words, left 
 #
 # **What would prove it wrong.** Forty routes and one seed: a change of less than a
 # tenth means nothing here. And two things differ between the runs, the method and the
-# rate; which of them matters, this figure cannot say. Section 6 looks at the rate alone.
+# rate; which of them matters, this figure cannot say. Section 6 looks at the rate.
 #
 # ## 6 · Memorise or generalise: five seeds
 #
