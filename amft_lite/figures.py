@@ -14,8 +14,10 @@ Left out: animation, and chart types other than lines, bands, markers, bars and 
 from __future__ import annotations
 
 import base64
+import html
 import io
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -314,7 +316,7 @@ def gate_figure(lines: Sequence[Line], bins: Sequence[str], warmup_steps: int = 
 
 # --- pictures where nothing is interactive -------------------------------------------------------
 
-_SYMBOLS = {None: "o", "circle": "o", "diamond": "D", "square": "s"}
+_SYMBOLS = {None: "o", "circle": "o", "diamond": "D", "square": "s", "x": "X"}
 _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", None: "-"}
 
 
@@ -328,9 +330,41 @@ def _rgba(text: str) -> tuple[float, ...]:
     return to_rgba(text)
 
 
+def _symbol(marker: Any) -> Any:
+    """A plotly marker for matplotlib; an arrow is a triangle that points along its angle."""
+    if marker.symbol == "arrow":
+        return (3, 0, -(marker.angle or 0))
+    return _SYMBOLS[marker.symbol]
+
+
+def _write_names(axes: Any, trace: Any) -> None:
+    """The text of a trace's points, beside them."""
+    places = trace.textposition
+    places = [places] * len(trace.x) if isinstance(places, str) else places
+    for x, y, word, place in zip(trace.x, trace.y, trace.text, places, strict=True):
+        upright, side = place.split()
+        axes.annotate(
+            word, (x, y), xytext=(4 * ((side == "right") - (side == "left")),
+                                  4 * ((upright == "top") - (upright == "bottom"))),
+            textcoords="offset points", fontsize=8, color=trace.textfont.color,
+            ha={"left": "right", "right": "left", "center": "center"}[side],
+            va={"top": "bottom", "bottom": "top", "middle": "center"}[upright],
+            annotation_clip=True,
+        )  # fmt: skip
+
+
+def _write_beside(canvas: Any, note: Any) -> None:
+    """A text that stands beside the axes: its place is given on paper both ways."""
+    text = note.text.replace("<br>", "\n")
+    canvas.text(
+        note.x, 0.93, html.unescape(re.sub("<[^>]*>", "", text)), ha="left", va="top",
+        fontsize=8.5, color=note.font.color, family=note.font.family, linespacing=1.5,
+    )  # fmt: skip
+
+
 def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 100) -> bytes:
-    """The figure as a PNG, drawn by matplotlib: lines, markers, bands, bars, heat maps,
-    line annotations.
+    """The figure as a PNG, drawn by matplotlib: lines, markers, names of points, bands, bars, heat
+    maps, line annotations, and a text beside the axes where their domain leaves room for it.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -339,11 +373,14 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 100) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MultipleLocator
 
     layout = figure.layout
     height = (layout.height or 380) - (90 if layout.sliders else 0)
     canvas = Figure(figsize=(width, height / 100), dpi=dpi, layout="constrained")
     FigureCanvasAgg(canvas)
+    if layout.xaxis.domain:
+        canvas.get_layout_engine().set(rect=(0, 0, layout.xaxis.domain[1], 1))
     left = axes = canvas.add_subplot()
     second = getattr(layout, "yaxis2", None)  # on the right, where there is one
     right = left.twinx() if second else left
@@ -378,9 +415,13 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 100) -> bytes:
             axes.plot(
                 list(trace.x), list(trace.y), color=shade, label=label,
                 linestyle=_DASHES[trace.line.dash] if lines else "none",
-                marker=_SYMBOLS[trace.marker.symbol] if markers else None, markersize=4,
+                marker=_symbol(trace.marker) if markers else None,
+                markersize=0.7 * trace.marker.size if trace.marker.size else 4,
+                linewidth=trace.line.width or 1.5,
                 drawstyle="steps-post" if trace.line.shape == "hv" else "default",
             )  # fmt: skip
+            if "text" in (trace.mode or ""):
+                _write_names(axes, trace)
             if trace.error_y.array is not None:
                 bars = list(trace.error_y.array)
                 axes.errorbar(list(trace.x), list(trace.y), bars, fmt="none", ecolor=shade)
@@ -395,6 +436,9 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 100) -> bytes:
             (right if shape.yref == "y2" else left).axhline(shape.y0, **style)
     axes = left
     for note in layout.annotations:
+        if note.xref == "paper":
+            _write_beside(canvas, note)
+            continue
         vertical = (
             axes.get_xaxis_transform() if note.yref == "paper" else axes.get_yaxis_transform()
         )
@@ -405,7 +449,9 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 100) -> bytes:
             xytext=(0, 3), textcoords="offset points", ha="center" if top else "right",
             va="bottom", color=note.font.color or "#7f7f7f", fontsize=9,
         )  # fmt: skip
-    over = any(note.yref == "paper" for note in layout.annotations)  # a label above the axes
+    # a label above the axes
+    over = any("text" in (trace.mode or "") for trace in figure.data if trace.type == "scatter")
+    over = over or any(n.yref == "paper" and n.xref != "paper" for n in layout.annotations)
     axes.set_title(layout.title.text or "", loc="left", pad=18 if over else 6)
     axes.set_xlabel(layout.xaxis.title.text or "")
     axes.set_ylabel(layout.yaxis.title.text or "")
@@ -417,13 +463,23 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 100) -> bytes:
         axes.set_ylim(*layout.yaxis.range)
     elif layout.yaxis.rangemode == "tozero":
         axes.set_ylim(bottom=0)
+    if layout.xaxis.range:
+        axes.set_xlim(*layout.xaxis.range)
+    for part, axis in ((layout.xaxis, axes.xaxis), (layout.yaxis, axes.yaxis)):
+        if part.dtick:
+            axis.set_major_locator(MultipleLocator(part.dtick))
+    if layout.yaxis.scaleanchor and not layout.yaxis.autorange:
+        axes.set_aspect("equal")
     if layout.xaxis.ticktext:
         axes.set_xticks(list(layout.xaxis.tickvals), list(layout.xaxis.ticktext))
-    if any(len(label.get_text()) > 3 for label in axes.get_xticklabels()[8:]):
+    if layout.xaxis.tickangle == -90:
+        axes.tick_params(axis="x", rotation=90, labelsize=8)
+    elif any(len(label.get_text()) > 3 for label in axes.get_xticklabels()[8:]):
         for label in axes.get_xticklabels():  # many words would run into each other
             label.set(rotation=35, ha="right", rotation_mode="anchor")
     axes.set_axisbelow(True)
-    axes.grid(alpha=0.3)
+    if layout.xaxis.showgrid is not False:
+        axes.grid(alpha=0.3)
     left.spines[["top", "right"]].set_visible(False)
     handles, names = left.get_legend_handles_labels()
     if second:
@@ -432,7 +488,7 @@ def to_png(figure: go.Figure, width: float = 8.0, dpi: int = 100) -> bytes:
         right.set_ylabel(second.title.text or "")
         more = right.get_legend_handles_labels()
         handles, names = handles + more[0], names + more[1]
-    if handles:
+    if handles and layout.showlegend is not False:
         if len(handles) > 5:  # they would cover the drawing
             place = {"loc": "outside lower center", "ncols": 3}
             canvas.legend(handles, names, frameon=False, fontsize=9, **place)

@@ -79,7 +79,7 @@ def test_a_figure_or_a_check_comes_at_least_every_third_code_cell(path):
         assert quiet <= 2, cell.source[:80]
 
 
-LESSONS = ("01", "02", "03", "04", "05", "06", "08")
+LESSONS = ("01", "02", "03", "04", "05", "06", "07", "08")
 
 
 @pytest.mark.parametrize("path", [p for p in BUILT if p.stem[:2] in LESSONS], ids=lambda p: p.stem)

@@ -19,6 +19,7 @@ from amft_lite.exercises import (
     controller,
     implicit_rewards,
     losses,
+    navigation,
     reproduction,
     scaling,
     training,
@@ -36,6 +37,7 @@ COURSE: dict[str, tuple[Exercise, ...]] = {
     "04_amft_run": training.EXERCISES,
     "05_reproduction": reproduction.EXERCISES,
     "06_general_points_vision": vision.EXERCISES,
+    "07_navigation": navigation.EXERCISES,
     "08_scaling_up": scaling.EXERCISES,
 }
 

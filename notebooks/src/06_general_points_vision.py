@@ -609,4 +609,4 @@ for name in ("qwen2.5-vl-7b_24gb_qlora", "qwen2.5-vl-7b_paper"):
 # ## What was left out
 #
 # Several vectors a picture; frozen eyes; the original's revision turns; other colour
-# shifts than red; navigation.
+# shifts than red.

@@ -69,6 +69,7 @@ def export(notebook: NotebookNode, interactive: bool, target: Path) -> None:
             page = pio.to_html(
                 output.data[PLOTLY], config=output.data[PLOTLY].get("config"), full_html=False,
                 include_plotlyjs=number == 1, div_id=f"figure-{number}", validate=False,
+                auto_play=False,
             )  # fmt: skip
         else:  # by hand, because nbconvert drops the alt text
             alt = html.escape(output.metadata.get("image/png", {}).get("alt", ""), quote=True)

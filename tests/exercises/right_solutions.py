@@ -1,8 +1,8 @@
 """Right solutions that do not look like the obvious one: (exercise, function).
 
 Loops, einsum, other orders of dimensions, other algebra, NumPy where no gradient is asked. Written
-from the exercises' texts alone, before anyone had seen a check; only those of notebook 05 (from
-`phi_weight` to `holm`) came from whoever wrote the checks.
+from the exercises' texts alone, before anyone had seen a check; only those of notebooks 05
+(from `phi_weight` to `holm`) and 07 (from `turn_word`) came from whoever wrote the checks.
 """
 
 import math
@@ -1119,3 +1119,193 @@ def _(read_before, right_before, read_after, right_after):
     reads = np.array([read_before, read_after])
     success = reads * (right_before / read_before)
     return float(np.diff(success)[0])
+
+
+# ------------------------------------------------------------------ turn_word
+
+
+@right("turn_word")
+def _(before, after):
+    clockwise = (after - before) % 360
+    if clockwise <= 180:
+        return "slightly_right" if clockwise <= 45 else "right"
+    return "slightly_left" if clockwise >= 315 else "left"
+
+
+@right("turn_word")
+def _(before, after):
+    angle = after - before
+    while angle > 180:
+        angle -= 360
+    while angle <= -180:
+        angle += 360
+    return ("slightly_" if -45 <= angle <= 45 else "") + ("right", "left")[angle < 0]
+
+
+@right("turn_word")
+def _(before, after):
+    # the new heading as seen by one who faces up: positive sines lie to the right
+    angle = math.radians(after - before)
+    side = "left" if math.sin(angle) < -1e-9 else "right"
+    return f"slightly_{side}" if math.cos(angle) >= math.cos(math.pi / 4) - 1e-9 else side
+
+
+# ------------------------------------------------------------------ side_of
+
+
+@right("side_of")
+def _(heading, bearing):
+    sides = ["front", "right_front", "right", "right_behind", "behind",
+             "left_behind", "left", "left_front"]  # fmt: skip
+    return sides[(bearing - heading) // 45]  # a negative place counts from the end
+
+
+@right("side_of")
+def _(heading, bearing):
+    angle = math.radians(bearing - heading)
+    ahead, across = round(math.cos(angle), 6), round(math.sin(angle), 6)
+    depth = "front" if ahead > 0 else "behind" if ahead < 0 else ""
+    side = "right" if across > 0 else "left" if across < 0 else ""
+    return "_".join(part for part in (side, depth) if part)
+
+
+@right("side_of")
+def _(heading, bearing):
+    wheel = "front right_front right right_behind behind left_behind left left_front".split()
+    while heading != bearing:
+        heading = (heading + 45) % 360
+        wheel = wheel[1:] + wheel[:1]
+    return wheel[0]
+
+
+# ------------------------------------------------------------------ walk_reward
+
+
+@right("walk_reward")
+def _(outcomes, points, shaped):
+    prices = {"right": 1.0, "wrong_place": -1.5}
+    reward, left, tries = 0.0, points, 2
+    for outcome in outcomes:
+        if left == 0 or tries == 0:
+            break
+        reward += prices.get(outcome, -1.0)
+        left, tries = (left - 1, 2) if outcome == "right" else (left, tries - 1)
+    if shaped:
+        return reward if left == 0 else reward - 1
+    return 1.0 if left == 0 else 0.0
+
+
+@right("walk_reward")
+def _(outcomes, points, shaped):
+    # cut the list where the walk ends: behind two faults in a row, or the last point
+    end, rights = len(outcomes), 0
+    for i, outcome in enumerate(outcomes):
+        rights += outcome == "right"
+        if rights == points or (i and "right" not in outcomes[i - 1 : i + 1]):
+            end = i + 1
+            break
+    walked = outcomes[:end]
+    arrived = walked.count("right") == points
+    if not shaped:
+        return int(arrived)
+    cost = {"right": 1, "wrong": -1, "not_allowed": -1, "syntax": -1, "wrong_place": -1.5}
+    return sum(map(cost.get, walked)) - int(not arrived)
+
+
+@right("walk_reward")
+def _(outcomes, points, shaped):
+    def go(rest, left, faults):
+        if left == 0:
+            return (0.0, True)
+        if faults == 2 or not rest:
+            return (-1.0, False)
+        if rest[0] == "right":
+            value, arrived = go(rest[1:], left - 1, 0)
+            return (value + 1, arrived)
+        value, arrived = go(rest[1:], left, faults + 1)
+        return (value - (1.5 if rest[0] == "wrong_place" else 1), arrived)
+
+    value, arrived = go(list(outcomes), points, 0)
+    return value if shaped else arrived
+
+
+# ------------------------------------------------------------------ dialogue_tokens
+
+
+@right("dialogue_tokens")
+def _(turns, eos):
+    pairs = []
+    for who, said in turns:
+        if who == "policy":
+            pairs += [(token, 1) for token in [*said, eos]]
+        else:
+            pairs += [(token, 0) for token in said]
+    return [token for token, _ in pairs], [own for _, own in pairs]
+
+
+@right("dialogue_tokens")
+def _(turns, eos):
+    ids = [said + [eos] * (who == "policy") for who, said in turns]
+    mask = [np.full(len(part), who == "policy") for part, (who, _) in zip(ids, turns, strict=True)]
+    return reduce(lambda a, b: a + b, ids), np.concatenate(mask)
+
+
+@right("dialogue_tokens")
+def _(turns, eos):
+    parts = [torch.tensor([*said, eos] if who[0] == "p" else said) for who, said in turns]
+    mask = [torch.full((len(x),), w == "policy") for x, (w, _) in zip(parts, turns, strict=True)]
+    return torch.cat(parts), torch.cat(mask).long()
+
+
+# ------------------------------------------------------------------ first_tries
+
+
+@right("first_tries")
+def _(attempts, kinds, kind):
+    first = dict(reversed(attempts))  # earlier attempts overwrite later ones
+    return mean(float(right) for point, right in first.items() if kinds[point] == kind)
+
+
+@right("first_tries")
+def _(attempts, kinds, kind):
+    seen, right, asked = set(), 0, 0
+    for point, good in attempts:
+        if point in seen:
+            continue
+        seen.add(point)
+        if kinds[point] == kind:
+            asked += 1
+            right += good
+    return right / asked
+
+
+@right("first_tries")
+def _(attempts, kinds, kind):
+    points = np.array([point for point, _ in attempts])
+    rights = np.array([right for _, right in attempts])
+    met, first = np.unique(points, return_index=True)
+    keep = np.array(kinds)[met] == kind
+    return rights[first][keep].mean()
+
+
+# ------------------------------------------------------------------ route_success
+
+
+@right("route_success")
+def _(step_accuracy, straight, turns, tries):
+    faults = (1 - step_accuracy) * (straight + turns)  # of first tries, all of them at turns
+    missed = (faults / turns) ** tries
+    return (1 - missed) ** turns
+
+
+@right("route_success")
+def _(step_accuracy, straight, turns, tries):
+    p = step_accuracy + (step_accuracy - 1) * straight / turns
+    passed = sum(p * (1 - p) ** k for k in range(tries))
+    return math.prod([passed] * turns)
+
+
+@right("route_success")
+def _(step_accuracy, straight, turns, tries):
+    p = torch.tensor((step_accuracy * (straight + turns) - straight) / turns, dtype=torch.float64)
+    return torch.exp(turns * torch.log1p(-((1 - p) ** tries)))

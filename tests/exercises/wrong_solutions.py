@@ -1,9 +1,9 @@
 """Wrong solutions as students write them: (exercise, the mistake `check` must name, function).
 
-Written from the exercises' texts alone, before anyone had seen a check; only those of notebook 05
-(from `phi_weight` to `holm`) came from whoever wrote the checks. The kinds `value`, `shape`,
-`gradient`, `other` and the like stand for mistakes that no check foresees: rejected, but without a
-sentence of their own.
+Written from the exercises' texts alone, before anyone had seen a check; only those of notebooks 05
+(from `phi_weight` to `holm`) and 07 (from `turn_word`) came from whoever wrote the checks. The
+kinds `value`, `shape`, `gradient`, `other` and the like stand for mistakes that no check foresees:
+rejected, but without a sentence of their own.
 """
 
 import io
@@ -2681,3 +2681,500 @@ def _(read_before, right_before, read_after, right_after):
 @wrong("lost_by_reading", "value")
 def _(read_before, right_before, read_after, right_after):
     return min(0.0, (read_after - read_before) * right_before / read_before)
+
+
+# ------------------------------------------------------------------ turn_word
+
+
+# misconception: a negative difference is left, whatever its size (as in the original)
+@wrong("turn_word", "not wrapped")
+def _(before, after):
+    turn = after - before
+    side = "right" if turn > 0 else "left"
+    return "slightly_" + side if abs(turn) <= 45 else side
+
+
+# misconception: % 360 is all the wrapping that there is
+@wrong("turn_word", "always right")
+def _(before, after):
+    turn = (after - before) % 360
+    if turn < 0:
+        return "slightly_left" if turn >= -45 else "left"
+    return "slightly_right" if turn <= 45 else "right"
+
+
+# misconception: only differences below -180 need care
+@wrong("turn_word", "wrapped on one side")
+def _(before, after):
+    turn = after - before
+    if turn < -180:
+        turn += 360
+    side = "left" if turn < 0 else "right"
+    return side if abs(turn) > 45 else f"slightly_{side}"
+
+
+# misconception: only differences above 180 need care
+@wrong("turn_word", "wrapped on the other side")
+def _(before, after):
+    turn = after - before
+    if turn > 180:
+        turn = turn - 360
+    side = "left" if turn < 0 else "right"
+    return side if abs(turn) > 45 else f"slightly_{side}"
+
+
+# misconception: headings grow anticlockwise, as angles do in mathematics
+@wrong("turn_word", "mirrored")
+def _(before, after):
+    turn = (after - before + 180) % 360 - 180
+    side = "left" if turn > 0 else "right"
+    return f"slightly_{side}" if abs(turn) <= 45 else side
+
+
+# misconception: "up to 45" means less than 45
+@wrong("turn_word", "below 45")
+def _(before, after):
+    turn = (after - before) % 360
+    if turn <= 180:
+        return "slightly_right" if turn < 45 else "right"
+    return "slightly_left" if turn > 315 else "left"
+
+
+# misconception: a quarter is still slight
+@wrong("turn_word", "up to 90")
+def _(before, after):
+    turn = 180 - (180 - after + before) % 360
+    side = "left" if turn < 0 else "right"
+    return f"slightly_{side}" if abs(turn) <= 90 else side
+
+
+# misconception: the usual formula, whose range is [-180, 180)
+@wrong("turn_word", "half a circle")
+def _(before, after):
+    turn = (after - before + 180) % 360 - 180
+    side = "left" if turn < 0 else "right"
+    return f"slightly_{side}" if abs(turn) <= 45 else side
+
+
+# misconception: there are two words
+@wrong("turn_word", "never slight")
+def _(before, after):
+    return "right" if (after - before) % 360 <= 180 else "left"
+
+
+# misconception: the compass word of the new heading is asked for
+@wrong("turn_word", "other")
+def _(before, after):
+    names = "north northeast east southeast south southwest west northwest".split()
+    return names[round(after / 45) % 8]
+
+
+# ------------------------------------------------------------------ side_of
+
+SIDE_WORDS = "front right_front right right_behind behind left_behind left left_front".split()
+
+
+# misconception: east is always at the right, as on the map
+@wrong("side_of", "heading ignored")
+def _(heading, bearing):
+    return SIDE_WORDS[bearing // 45]
+
+
+# misconception: the order of the difference does not matter
+@wrong("side_of", "mirrored")
+def _(heading, bearing):
+    return SIDE_WORDS[(heading - bearing) % 360 // 45]
+
+
+# misconception: turning by the heading means adding it
+@wrong("side_of", "added")
+def _(heading, bearing):
+    return SIDE_WORDS[(bearing + heading) // 45 % 8]
+
+
+# misconception: abs() makes an index of any difference
+@wrong("side_of", "not wrapped")
+def _(heading, bearing):
+    return SIDE_WORDS[abs(heading - bearing) // 45]
+
+
+# misconception: the angle between the two is what counts
+@wrong("side_of", "shortest angle")
+def _(heading, bearing):
+    apart = abs(bearing - heading)
+    return SIDE_WORDS[min(apart, 360 - apart) // 45]
+
+
+# misconception: four sides are enough
+@wrong("side_of", "four sides")
+def _(heading, bearing):
+    return ("front", "right", "behind", "left")[(bearing - heading) % 360 // 90]
+
+
+# misconception: where one looks from, not where one looks to
+@wrong("side_of", "front and behind exchanged")
+def _(heading, bearing):
+    return SIDE_WORDS[(bearing - heading + 180) % 360 // 45]
+
+
+# misconception: lists begin with 1
+@wrong("side_of", "one step on")
+def _(heading, bearing):
+    number = 1 + (bearing - heading) % 360 // 45
+    return SIDE_WORDS[number % 8]
+
+
+# misconception: the words of turns also say where something lies
+@wrong("side_of", "words of turns")
+def _(heading, bearing):
+    angle = 180 - (180 - bearing + heading) % 360
+    side = "left" if angle < 0 else "right"
+    return f"slightly_{side}" if abs(angle) <= 45 else side
+
+
+# ------------------------------------------------------------------ walk_reward
+
+PRICES = {"right": 1.0, "wrong": -1.0, "not_allowed": -1.0, "syntax": -1.0, "wrong_place": -1.5}
+
+
+# misconception: two faults anywhere end the walk
+@wrong("walk_reward", "two faults in all")
+def _(outcomes, points, shaped):
+    place = faults = 0
+    total = 0.0
+    for outcome in outcomes:
+        total += PRICES[outcome]
+        place += outcome == "right"
+        faults += outcome != "right"
+        if faults == 2 or place == points:
+            break
+    arrived = faults < 2 and place == points
+    return total - (not arrived) if shaped else float(arrived)
+
+
+# misconception: enough right answers mean arrival
+@wrong("walk_reward", "after the end")
+def _(outcomes, points, shaped):
+    arrived = sum(outcome == "right" for outcome in outcomes) >= points
+    if shaped:
+        return sum(PRICES[outcome] for outcome in outcomes) - (0 if arrived else 1)
+    return 1.0 if arrived else 0.0
+
+
+# misconception: a fault ends the walk
+@wrong("walk_reward", "one try")
+def _(outcomes, points, shaped):
+    total = place = 0
+    for outcome in outcomes:
+        total += PRICES[outcome]
+        if outcome != "right":
+            break
+        place += 1
+        if place == points:
+            break
+    return total - (place < points) if shaped else float(place == points)
+
+
+def simulated(outcomes, points):
+    """(attempts until the end, points passed)"""
+    used, place, faults = [], 0, 0
+    for outcome in outcomes:
+        if place == points or faults == 2:
+            break
+        used.append(outcome)
+        faults = 0 if outcome == "right" else faults + 1
+        place += outcome == "right"
+    return used, place
+
+
+# misconception: not arriving costs nothing besides
+@wrong("walk_reward", "end for free")
+def _(outcomes, points, shaped):
+    used, place = simulated(outcomes, points)
+    return sum(map(PRICES.get, used)) if shaped else float(place == points)
+
+
+# misconception: the unshaped reward is the share of the way
+@wrong("walk_reward", "share of points")
+def _(outcomes, points, shaped):
+    used, place = simulated(outcomes, points)
+    return sum(map(PRICES.get, used)) - (place < points) if shaped else place / points
+
+
+# misconception: all faults cost the same
+@wrong("walk_reward", "same price")
+def _(outcomes, points, shaped):
+    used, place = simulated(outcomes, points)
+    good = used.count("right")
+    return good - (len(used) - good) - (place < points) if shaped else float(place == points)
+
+
+# misconception: losing is -1 where winning is 1
+@wrong("walk_reward", "arrival is not success")
+def _(outcomes, points, shaped):
+    used, place = simulated(outcomes, points)
+    if shaped:
+        return sum(map(PRICES.get, used)) - (place < points)
+    return 1.0 if place == points else -1.0
+
+
+# misconception: a fault that was mended is forgotten
+@wrong("walk_reward", "faults for free")
+def _(outcomes, points, shaped):
+    used, place = simulated(outcomes, points)
+    return used.count("right") - (place < points) if shaped else float(place == points)
+
+
+# misconception: the last word decides
+@wrong("walk_reward", "last attempt")
+def _(outcomes, points, shaped):
+    used, place = simulated(outcomes, points)
+    if shaped:
+        return sum(map(PRICES.get, used)) - (place < points)
+    return float(len(outcomes) > 0 and outcomes[-1] == "right")
+
+
+# misconception: the price of not arriving is paid as a bonus for arriving
+@wrong("walk_reward", "arrival paid")
+def _(outcomes, points, shaped):
+    used, place = simulated(outcomes, points)
+    return sum(map(PRICES.get, used)) + (place == points) if shaped else float(place == points)
+
+
+# ------------------------------------------------------------------ dialogue_tokens
+
+
+# misconception: end-of-text comes once, at the very end
+@wrong("dialogue_tokens", "one end")
+def _(turns, eos):
+    ids, mask = [], []
+    for who, said in turns:
+        ids.extend(said)
+        mask.extend([1 if who == "policy" else 0] * len(said))
+    return [*ids, eos], [*mask, 1]
+
+
+# misconception: end-of-text marks the end of every turn
+@wrong("dialogue_tokens", "everyone ends")
+def _(turns, eos):
+    ids, mask = [], []
+    for who, said in turns:
+        ids += [*said, eos]
+        mask += [int(who == "policy")] * (len(said) + 1)
+    return ids, mask
+
+
+# misconception: end-of-text is punctuation, not something to learn
+@wrong("dialogue_tokens", "end not learned")
+def _(turns, eos):
+    ids, mask = [], []
+    for who, said in turns:
+        mine = who == "policy"
+        ids += said + [eos] * mine
+        mask += [int(mine)] * len(said) + [0] * mine
+    return ids, mask
+
+
+# misconception: end-of-text is added elsewhere
+@wrong("dialogue_tokens", "no end-of-text")
+def _(turns, eos):
+    ids = [token for _, said in turns for token in said]
+    mask = [int(who == "policy") for who, said in turns for _ in said]
+    return ids, mask
+
+
+# misconception: everything after the prompt is the completion
+@wrong("dialogue_tokens", "everything learned")
+def _(turns, eos):
+    ids = []
+    for who, said in turns:
+        ids += said + ([eos] if who == "policy" else [])
+    return ids, [1] * len(ids)
+
+
+# misconception: a mask marks what is masked out
+@wrong("dialogue_tokens", "turned round")
+def _(turns, eos):
+    ids, mask = [], []
+    for who, said in turns:
+        said = [*said, eos] if who == "policy" else said
+        ids += said
+        mask += [0 if who == "policy" else 1] * len(said)
+    return ids, mask
+
+
+# misconception: the reward comes at the end, so only the last answer is learned from
+@wrong("dialogue_tokens", "last answer")
+def _(turns, eos):
+    last = max(i for i, (who, _) in enumerate(turns) if who == "policy")
+    ids, mask = [], []
+    for i, (who, said) in enumerate(turns):
+        said = [*said, eos] if who == "policy" else said
+        ids += said
+        mask += [int(i == last)] * len(said)
+    return ids, mask
+
+
+# misconception: what is not learned from need not be there
+@wrong("dialogue_tokens", "task left out")
+def _(turns, eos):
+    ids = []
+    for who, said in turns:
+        if who == "policy":
+            ids += [*said, eos]
+    return ids, [1] * len(ids)
+
+
+# misconception: one number says whose a turn was
+@wrong("dialogue_tokens", "one for each turn")
+def _(turns, eos):
+    ids = []
+    for who, said in turns:
+        ids += said + [eos] * (who == "policy")
+    return ids, [1 if who == "policy" else 0 for who, _ in turns]
+
+
+# ------------------------------------------------------------------ first_tries
+
+
+# misconception: accuracy is right attempts over attempts
+@wrong("first_tries", "all attempts")
+def _(attempts, kinds, kind):
+    mine = [right for point, right in attempts if kinds[point] == kind]
+    return sum(mine) / len(mine)
+
+
+# misconception: a dict keeps the first value
+@wrong("first_tries", "last attempt")
+def _(attempts, kinds, kind):
+    first = {point: right for point, right in attempts if kinds[point] == kind}
+    return sum(first.values()) / len(first)
+
+
+# misconception: whoever was right in the end was right
+@wrong("first_tries", "last attempt")
+def _(attempts, kinds, kind):
+    met = {point for point, _ in attempts if kinds[point] == kind}
+    return len({p for p, right in attempts if right and p in met}) / len(met)
+
+
+# misconception: points of the route that were never met were failed
+@wrong("first_tries", "points never met")
+def _(attempts, kinds, kind):
+    seen, right = set(), 0
+    for point, good in attempts:
+        if point not in seen and kinds[point] == kind:
+            right += good
+        seen.add(point)
+    return right / kinds.count(kind)
+
+
+# misconception: the kind only chooses what is counted above the line
+@wrong("first_tries", "share of all points")
+def _(attempts, kinds, kind):
+    first = dict(reversed(attempts))
+    return sum(right for p, right in first.items() if kinds[p] == kind) / len(first)
+
+
+# misconception: the kind may be left out
+@wrong("first_tries", "all kinds")
+def _(attempts, kinds, kind):
+    first = dict(reversed(attempts))
+    return sum(first.values()) / len(first)
+
+
+# misconception: first tries above the line, all tries below it
+@wrong("first_tries", "rights over attempts")
+def _(attempts, kinds, kind):
+    first = {p: r for p, r in reversed(attempts) if kinds[p] == kind}
+    return sum(first.values()) / sum(kinds[p] == kind for p, _ in attempts)
+
+
+# misconception: a count is asked for
+@wrong("first_tries", "a count")
+def _(attempts, kinds, kind):
+    first = {p: r for p, r in reversed(attempts) if kinds[p] == kind}
+    return float(sum(first.values()))
+
+
+# misconception: the share of faults is asked for
+@wrong("first_tries", "share wrong")
+def _(attempts, kinds, kind):
+    first = {p: r for p, r in reversed(attempts) if kinds[p] == kind}
+    return sum(not r for r in first.values()) / len(first)
+
+
+# misconception: the first attempt of the whole walk at that kind
+@wrong("first_tries", "first of all")
+def _(attempts, kinds, kind):
+    return float(next(right for point, right in attempts if kinds[point] == kind))
+
+
+# ------------------------------------------------------------------ route_success
+
+
+# misconception: accuracy per step is accuracy per turn
+@wrong("route_success", "steps for turns")
+def _(step_accuracy, straight, turns, tries):
+    return (1 - (1 - step_accuracy) ** tries) ** turns
+
+
+# misconception: every step fails alike
+@wrong("route_success", "every step a turn")
+def _(step_accuracy, straight, turns, tries):
+    passed = 1 - (1 - step_accuracy) ** tries
+    return passed ** (straight + turns)
+
+
+# misconception: the usual argument for compounding errors, without tries
+@wrong("route_success", "steps without tries")
+def _(step_accuracy, straight, turns, tries):
+    return step_accuracy ** (straight + turns)
+
+
+# misconception: only first tries count
+@wrong("route_success", "one try")
+def _(step_accuracy, straight, turns, tries):
+    p = (step_accuracy * (straight + turns) - straight) / turns
+    return p**turns
+
+
+# misconception: two tries double the chance
+@wrong("route_success", "tries multiplied")
+def _(step_accuracy, straight, turns, tries):
+    p = (step_accuracy * (straight + turns) - straight) / turns
+    return (tries * p) ** turns
+
+
+# misconception: the walk as a whole may be tried again
+@wrong("route_success", "whole walks again")
+def _(step_accuracy, straight, turns, tries):
+    p = (step_accuracy * (straight + turns) - straight) / turns
+    return 1 - (1 - p**turns) ** tries
+
+
+# misconception: all tries must be right
+@wrong("route_success", "all tries right")
+def _(step_accuracy, straight, turns, tries):
+    p = 1 - (1 - step_accuracy) * (straight + turns) / turns
+    return (p**tries) ** turns
+
+
+# misconception: one turn is the route
+@wrong("route_success", "one turn")
+def _(step_accuracy, straight, turns, tries):
+    p = 1 - (1 - step_accuracy) * (straight + turns) / turns
+    return 1 - (1 - p) ** tries
+
+
+# misconception: turn accuracy is the answer
+@wrong("route_success", "turn accuracy")
+def _(step_accuracy, straight, turns, tries):
+    return (step_accuracy * (straight + turns) - straight) / turns
+
+
+# misconception: the share of turns makes up the difference
+@wrong("route_success", "value")
+def _(step_accuracy, straight, turns, tries):
+    p = step_accuracy * turns / (straight + turns)
+    return (1 - (1 - p) ** tries) ** turns
