@@ -440,7 +440,7 @@ for split, e in base.items():
 # ## 5 · A live run
 #
 # AMFT as in notebook 04; the loop has no line about walks. Sixteen steps are few.
-# Beside it, imitation alone at four times the learning rate.
+# Beside it, imitation alone at a much higher learning rate.
 #
 # **Predict.** After imitating and exploring by *compass words* only: turns by compass
 # words, turns by left and right, turns beside other landmarks?
@@ -470,7 +470,7 @@ def live(**changes):
         amft.train_step()
 
 
-runs = {"amft": live(), "sft, 4 x the rate": live(method="sft", lr=4e-3)}
+runs = {"amft, 6e-4": live(), "sft, 4e-3": live(method="sft", lr=4e-3)}
 
 # %%
 steps = [8 * n for n in range(len(runs["amft"]))]
@@ -488,7 +488,7 @@ figures.describe(figure, "Turns right along two short runs: compass words, left 
                          "right, other landmarks")  # fmt: skip
 
 # %% [markdown]
-# **How to read it.** Blue is AMFT, orange imitation alone at four times its rate. Up to
+# **How to read it.** Blue is AMFT, orange imitation alone at seven times its rate. Up to
 # the dotted line both imitate; behind it AMFT explores, too. Compass words (solid)
 # hardly move in so few steps. What becomes of left and right (dashed) in each of them?
 #
