@@ -445,9 +445,10 @@ def _check_model(c: ModelConfig) -> None:
                 f"{c.task} puts its pictures in by the model's chat template; chat must be auto or "
                 f"on, not off."
             )
-    if c.tries > 1 and REGISTRY[c.task].cls == "GeneralPoints":
+    if c.tries > 1 and REGISTRY[c.task].cls == "GeneralPoints" and c.model == "tiny":
         raise ConfigError(
-            "tries above 1 make a dialogue of General Points, which works in runs without `model`."
+            "tries: the tiny base learns the verifier's words in runs without `model` only; set "
+            "tries to 1, or name another model."
         )
     if c.warmup_steps == c.steps and c.method != "sft":
         raise ConfigError(

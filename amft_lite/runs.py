@@ -412,10 +412,11 @@ class Run:
             RunError: they differ; the first difference is named.
         """
         for key, value in asdict(self.config).items():
-            if made_with.get(key) != value:
+            made = made_with.get(key, getattr(type(self.config), key))  # older than the setting
+            if made != value:
                 raise RunError(
-                    f"the checkpoints in {self.folder} were made with {key} = {made_with.get(key)}"
-                    f", but its config.yaml says {value}; put that back to go on."
+                    f"the checkpoints in {self.folder} were made with {key} = {made}, but its "
+                    f"config.yaml says {value}; put that back to go on."
                 )
 
     def keep_until(self, step: int) -> list[dict[str, Any]]:

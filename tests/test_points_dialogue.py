@@ -189,7 +189,7 @@ def test_a_base_grows_by_words_of_feedback_only(task):
         ({"tries": -1}, "tries must be at least 0"),
         ({"tries": 21}, "tries must be at most 20"),
         ({"tries": 1.5}, "tries must be a whole number"),
-        ({"tries": 2, "model": "tiny"}, "tries above 1"),
+        ({"tries": 2, "model": "tiny"}, "verifier's words in runs without"),
     ],
 )
 def test_impossible_tries_are_one_sentence(settings, words):
