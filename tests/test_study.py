@@ -132,14 +132,21 @@ def test_the_readme_shows_the_regimes_as_they_are_stored():
     assert tables.markdown(shipped("regimes")) in readme
 
 
-def test_the_readme_shows_the_study_with_pictures_as_it_is_stored():
+@pytest.mark.parametrize(
+    ("study", "shown"),
+    [
+        ("vision", [("test", "sampled"), ("ood_rule", "sampled"), ("ood_visual", "sampled"),
+                    ("ood_visual", "cards read right")]),
+        ("navigation", [("test", "sampled"), ("test", "turns right"), ("ood_rule", "turns right"),
+                        ("ood_visual", "turns right")]),
+    ],
+)  # fmt: skip
+def test_the_readme_shows_the_studies_of_memorising_as_they_are_stored(study, shown):
     readme = (DATA.parent / "README.md").read_text(encoding="utf-8")
-    result, best = shipped("vision"), choices(shipped("vision_tune"))
+    result, best = shipped(study), choices(shipped(f"{study}_tune"))
     for arm in ("sft", "rl", "amft"):
         [rate] = {c["settings"]["lr"] for c in result["cells"] if c["arm"] == arm}
         assert best[arm] == f"lr={rate:.0e}".replace("e-0", "e-")
-        shown = [("test", "sampled"), ("ood_rule", "sampled"), ("ood_visual", "sampled"),
-                 ("ood_visual", "cards read right")]  # fmt: skip
         row = []
         for split, kind in shown:
             values = column(result, arm, split, kind)

@@ -489,8 +489,8 @@ figures.describe(figure, "Turns right along two short runs: compass words, left 
 
 # %% [markdown]
 # **How to read it.** Blue is AMFT, orange imitation alone at seven times its rate. Up to
-# the dotted line both imitate; behind it AMFT explores, too. Compass words (solid)
-# hardly move in so few steps. What becomes of left and right (dashed) in each of them?
+# the dotted line both imitate; behind it AMFT explores, too. What becomes of compass
+# words (solid), and of left and right (dashed), in each? Which of them comes back?
 #
 # **What would prove it wrong.** Forty routes and one seed: a change of less than a
 # tenth means nothing here. And two things differ between the runs, the method and the
