@@ -175,8 +175,14 @@ def add_band(
     )  # fmt: skip
 
 
-def success_figure(curves: dict[str, Sequence[Line]], warmup_steps: int = 0) -> go.Figure:
-    """Held-out success against steps; one run, or several by name. Bands: 95 % over groups."""
+def success_figure(
+    curves: dict[str, Sequence[Line]], warmup_steps: int = 0, notes: dict[str, str] | None = None
+) -> go.Figure:
+    """Held-out success against steps; one run, or several by name. Bands: 95 % over groups.
+
+    `notes`: what splits are in a few words, where they are not those of General Points.
+    """
+    names = SPLIT_NAMES | (notes or {})
     figure = new_figure("Held-out success", "training step", "share of right answers")
     for place, (name, curve) in enumerate(curves.items()):
         splits = [key for key in curve[0] if key != "step"][: len(DASHES)]  # more is unreadable
@@ -187,7 +193,7 @@ def success_figure(curves: dict[str, Sequence[Line]], warmup_steps: int = 0) -> 
             steps = [point["step"] for point in curve]
             low = [point[split]["low"] for point in curve]
             high = [point[split]["high"] for point in curve]
-            label = SPLIT_NAMES.get(split, split) if "ood_rule" in splits else split
+            label = names.get(split, split) if "ood_rule" in splits else split
             if len(curves) == 1 or not number:
                 add_band(figure, steps, low, high, shade, f"{name} band")
             figure.add_scatter(

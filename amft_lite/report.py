@@ -18,6 +18,7 @@ from amft_lite import figures
 from amft_lite.gate import BINS
 from amft_lite.provenance import provenance
 from amft_lite.runs import PHASES, Run, RunError, read_json, write_text
+from amft_lite.tasks import notes_of
 
 STYLE = """
 body{font:16px/1.55 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
@@ -142,7 +143,8 @@ def draw(runs: dict[str, Run]) -> dict[str, go.Figure]:
     curves = {name: run.curve for name, run in runs.items() if run.curve}
     first = next(iter(runs.values()))
     warmup = first.config.warmup_steps if len(runs) == 1 else 0
-    drawn = {"success": figures.success_figure(curves, warmup)} if curves else {}
+    notes = dict(notes_of(first.task))
+    drawn = {"success": figures.success_figure(curves, warmup, notes)} if curves else {}
     drawn["mu"] = figures.mu_figure(lines, warmup)
     if any("entropy" in line for run in lines.values() for line in run):
         drawn["entropy"] = figures.entropy_figure(lines, warmup)

@@ -170,3 +170,10 @@ def test_a_heat_map_has_row_0_above_and_its_colours():
     assert len(full) > 5000 and len(half) > 10_000
     assert full[:, 0].max() <= half[:, 0].min() + 2  # (A, A) lies above the row of K
     assert abs(full[:, 1].min() - half[:, 1].min()) < 3 and half[:, 1].max() > full[:, 1].max() + 50
+
+
+def test_a_task_names_its_splits_in_the_figure_of_success():
+    point = {"step": 0, **{s: {"mean": 0.1, "low": 0.0, "high": 0.2} for s in ("test", "ood_rule")}}
+    words = {t.name for t in figures.success_figure({"a": [point]}, 0).data}
+    told = {t.name for t in figures.success_figure({"a": [point]}, 0, {"ood_rule": "left"}).data}
+    assert "a, new rule" in words and "a, left" in told and "a, new rule" not in told
