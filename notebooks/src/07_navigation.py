@@ -488,8 +488,8 @@ figures.describe(figure, "Turns right along two short runs: compass words, left 
                          "right, other landmarks")  # fmt: skip
 
 # %% [markdown]
-# **How to read it.** Blue is AMFT, orange imitation alone at seven times its rate. Up to
-# the dotted line both imitate; behind it AMFT explores, too. What becomes of compass
+# **How to read it.** Blue is AMFT, orange imitation alone at seven times its rate. Up
+# to the dotted line both imitate; behind it AMFT explores, too. What becomes of compass
 # words (solid), and of left and right (dashed), in each? Which of them comes back?
 #
 # **What would prove it wrong.** Forty routes and one seed: a change of less than a
@@ -607,12 +607,12 @@ figures.describe(figure, "Turns right along SFT, a line for each learning rate, 
 #
 # * compass words: imitation and the mixture gain about .06 on the base's .50, RL alone
 #   nothing. One bit a walk is little, and a hundred steps are few;
-# * left and right, .98 in the base: SFT at its chosen rate falls to .28, with seeds from
-#   .06 to .48. RL falls, too, to anything between .47 and .94, *without* having gained.
-#   AMFT keeps .90. So "SFT memorises" shows here, "RL generalises" does not;
-# * at half of its chosen rate SFT learns compass words as well and keeps .84. Validation
-#   had chosen the higher rate by .006 of the routes. Part of what AMFT keeps over SFT is
-#   its lower rate; how much, this study cannot say.
+# * left and right, .98 in the base: SFT at its chosen rate falls to .28, with seeds
+#   from .06 to .48. RL falls, too, to anything between .47 and .94, *without* having
+#   gained. AMFT keeps .90. So "SFT memorises" shows here, "RL generalises" does not;
+# * at half of its chosen rate SFT learns compass words as well and keeps .84.
+#   Validation had chosen the higher rate by .006 of the routes. Part of what AMFT keeps
+#   over SFT is its lower rate; how much, this study cannot say.
 #
 # A single run of AMFT over 200 steps (the command line's default) shows what comes
 # later: turns by compass words go from .50 to .82, left and right from .98 to .83.
