@@ -356,7 +356,8 @@ TINY = {
     "task": "navigation", "lora_rank": 0, "gradient_checkpointing": "off", "steps": 2,
     "warmup_steps": 1, "prompts_per_step": 2, "rollouts_per_prompt": 2, "sft_batch": 2,
     "validation_prompts": 1, "validation_rollouts": 2, "meta_every": 1, "demonstrations": 4,
-    "eval_prompts": 1, "eval_samples": 2, "max_episode_tokens": 160,
+    "eval_prompts": 1, "eval_samples": 2, "eval_every": 0,
+    "max_episode_tokens": 160,
 }  # fmt: skip
 
 
