@@ -473,7 +473,7 @@ def live(**changes):
 runs = {"amft, 6e-4": live(), "sft, 4e-3": live(method="sft", lr=4e-3)}
 
 # %%
-steps = [8 * n for n in range(len(runs["amft"]))]
+steps = [8 * n for n in range(len(next(iter(runs.values()))))]
 figure = figures.new_figure("Turns right at the first try, two short runs",
                             "training step", "share of turns")  # fmt: skip
 for (name, curve), shade in zip(runs.items(), ("#0072B2", "#E69F00"), strict=True):
