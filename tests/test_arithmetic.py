@@ -431,8 +431,6 @@ def test_recipes_exist_for_what_can_be_pretrained():
     with pytest.raises(ValueError, match=r"come in the sizes 0\.2M, not '0\.8M'"):
         recipe("0.8M", "arithmetic")
     with pytest.raises(ValueError, match="navigation_classic, not for 'dataset'"):
-        ValueError, match="arithmetic, navigation, navigation_classic, not for 'dataset'"
-    ):
         recipe(task="dataset")
 
 
