@@ -141,7 +141,7 @@ def test_every_setting_of_the_loop_reaches_the_trainer(tmp_path):
         "method task reward base demonstrations micro_batch threads eval_prompts eval_samples "
         "eval_every curve_prompts model backend quantization lora_rank lora_alpha lora_dropout "
         "max_prompt_tokens datasets train_set test_sets chat trust_remote_code processes "
-        "vllm wrong_demonstrations".split()
+        "vllm wrong_demonstrations tries max_episode_tokens".split()
     )
     refused = {"demonstrated_prompts": 0.5, "utility_rollouts": "training", "gate_threshold": 0.5,
                "expert_utility": 0.1}  # fmt: skip
