@@ -1,17 +1,21 @@
-"""A study's result as tables: success, differences and regret, with intervals over seeds.
+"""A study's result as tables and curves: success, differences and regret, with intervals over
+seeds.
 
 Left out: verdicts on the paper's claims (`amft_lite.claims`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 from rich.console import Console
 from rich.table import Table
 
+from amft_lite import figures
 from amft_lite.statistics import (
     Interval,
     detectable,
@@ -322,6 +326,32 @@ def print_choices(result: dict[str, Any], console: Console) -> None:
             texts.append(mark.format(f"{mean:.3f}") if of else "-")
         rows.add_row(arm, *(t.replace("[", "\\[") for t in texts))
     console.print(rows)
+
+
+def curves_figure(
+    result: dict[str, Any], title: str, y: str, splits: dict[str, str], key: Callable[[str], str]
+) -> go.Figure:
+    """A study's curves: for each arm the mean over its seeds, with its 95 % interval as a band.
+
+    `splits` (split -> words) are the slider's positions; `key(split)` is what of a curve's points
+    is drawn.
+    """
+    figure = figures.new_figure(title, "training step", y)
+    positions = {}
+    for split, words in splits.items():
+        first = len(figure.data)
+        for place, arm in enumerate(arms_of(result)):
+            runs = [cell["curve"] for cell in result["cells"] if cell["arm"] == arm]
+            steps = [point["step"] for point in runs[0]]
+            found = [mean_interval([point[key(split)] for point in points])
+                     for points in zip(*runs, strict=True)]  # fmt: skip
+            shade = figures.colour(arm, place)
+            low, high = [f.low for f in found], [f.high for f in found]
+            figures.add_band(figure, steps, low, high, shade, arm)
+            figure.add_scatter(x=steps, y=[f.mean for f in found], name=arm,
+                               mode="lines+markers", line={"color": shade})  # fmt: skip
+        positions[words] = range(first, len(figure.data))
+    return figures.add_slider(figure, "split", positions)
 
 
 def outside_bands(result: dict[str, Any], stored: dict[str, Any]) -> tuple[list[str], int]:

@@ -18,16 +18,10 @@ from amft_lite.figures_map import (
     verdicts,
     walk_figure,
 )
-from amft_lite.tasks.city import City, Leg, Route, build_city, draw_route
+from amft_lite.tasks.city import build_city, draw_route
 from amft_lite.tasks.navigation import HOME, Walk, journey
+from tests.town import TOWN, WAY
 
-#: From (0, 0), looking east: north for two points, then north-east for one.
-TOWN = City(
-    7, 3,
-    {(0, 0): (0,), (0, 1): (1, 4), (1, 2): (5,)},
-    {(0, 0): ("gym", 180), (0, 1): ("bank", 270), (1, 2): ("pub", 135)},
-)  # fmt: skip
-WAY = Route(7, 90, ((0, 0), (0, 1), (1, 2)), (Leg(0, 2), Leg(45, 1)), (True, True))
 #: The first point at the second try, the third at once, the crossing never, the rest at once.
 ANSWERS = (
     "nothing | 1 turn left north | turn <pad>",

@@ -13,8 +13,6 @@ from amft_lite.pretrain import bands, pretrain, recipe, timed_log
 from amft_lite.tasks import Task, is_dialogue, load_task, reported_splits
 from amft_lite.tasks.city import (
     COMPASS,
-    City,
-    Leg,
     Route,
     build_city,
     draw_route,
@@ -35,6 +33,7 @@ from amft_lite.tasks.navigation import (
     walked,
 )
 from amft_lite.tasks.navigation_pretraining import BANDS, spoken, texts
+from tests.town import TOWN, WAY
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +94,6 @@ def test_sides_as_seen_by_one_who_faces_a_heading(heading, bearing, side):
 
 # --- a walk by hand -------------------------------------------------------------------------------
 
-#: South of it the start; the walker looks east, goes north for two points, then north-east for one.
-#: The bank lies west of the crossing, the pub south-east of the destination.
-TOWN = City(
-    7, 3,
-    {(0, 0): (0,), (0, 1): (1, 4), (1, 2): (5,)},
-    {(0, 0): ("gym", 180), (0, 1): ("bank", 270), (1, 2): ("pub", 135)},
-)  # fmt: skip
-WAY = Route(7, 90, ((0, 0), (0, 1), (1, 2)), (Leg(0, 2), Leg(45, 1)), (True, True))
 EXPERT = (
     "nothing | 1 turn left north | turn north",
     "nothing | 2 go intersection bank left | forward",
@@ -324,6 +315,11 @@ def test_the_task_has_a_word_for_everything_and_its_bounds_hold(nav):
     assert answer <= nav.max_new_tokens
     # two tries a point, and a reply of at most seven words to each
     assert longest * 2 * (nav.max_new_tokens + 7) <= nav.max_episode_tokens
+
+
+def test_more_routes_than_there_are_is_one_sentence():
+    with pytest.raises(ValueError, match=r"1 cities have only \d+ of 50 routes"):
+        draw_journeys([TOWN], (1, 2), 50, "test", "compass", random.Random(0))
 
 
 def test_always_forward_gets_two_thirds_of_the_steps(nav):

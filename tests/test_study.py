@@ -157,6 +157,23 @@ def test_the_readme_shows_the_studies_of_memorising_as_they_are_stored(study, sh
         assert line in readme
 
 
+def test_curves_are_means_over_seeds_with_their_intervals():
+    """Two seeds of one arm: 0.2 and 0.4 at step 5; Student's t with one degree of freedom."""
+    cells = [
+        {"arm": "sft", "curve": [{"step": 5, "test": x, "ood_rule": 0.0}, {"step": 9, "test": 0.5,
+                                                                           "ood_rule": 0.1}]}
+        for x in (0.2, 0.4)
+    ]  # fmt: skip
+    words = {"test": "same rule", "ood_rule": "new rule"}
+    figure = tables.curves_figure({"cells": cells}, "title", "share", words, str)
+    band, line = figure.data[0], figure.data[1]
+    assert list(line.x) == [5, 9] and list(line.y) == pytest.approx([0.3, 0.5])
+    half = stats.t.ppf(0.975, 1) * 0.1  # standard error: 0.1414 / sqrt 2
+    assert list(band.y) == pytest.approx([0.3 + half, 0.5, 0.5, 0.3 - half])
+    assert [step.label for step in figure.layout.sliders[0].steps] == list(words.values())
+    assert figure.data[3].y[1] == pytest.approx(0.1)
+
+
 def test_every_rate_of_arithmetic_was_chosen_on_validation_and_used():
     taken = choices(shipped("arithmetic_tune"))
     assert taken == {"amft": "lr=5e-4", "sft": "lr=1e-3", "rl": "lr=2e-4", "sft_then_rl": "lr=2e-4"}

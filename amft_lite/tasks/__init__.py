@@ -196,6 +196,12 @@ def reported_splits(task: Task) -> tuple[str, ...]:
     return chosen or tuple(s for s in task.splits if s not in ("train", "validation"))
 
 
+def one_of(name: str, value: str, *allowed: str) -> None:
+    """Raises ValueError, in one sentence, where an option is none of the allowed ones."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(allowed)}, not {value!r}")
+
+
 def is_dialogue(task: Task) -> bool:
     """Does the task answer back?"""
     return hasattr(task, "episode")

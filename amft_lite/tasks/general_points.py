@@ -31,7 +31,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from amft_lite.tasks import PICTURE, Completion, Demonstration, Reward
+from amft_lite.tasks import PICTURE, Completion, Demonstration, Reward, one_of
 from amft_lite.tasks.cards import RANKS
 from amft_lite.tasks.points_dialogue import FEEDBACK, Game, played
 from amft_lite.tasks.points_grader import (
@@ -148,10 +148,8 @@ class GeneralPoints:
         self, preset: str = "lite", reward: str = "binary", wrong_demonstrations: float = 0.0,
         vision: bool = False, tries: int = 1,
     ) -> None:  # fmt: skip
-        if preset not in ("lite", "classic"):
-            raise ValueError(f"preset must be lite or classic, not {preset!r}")
-        if reward not in ("binary", "shaped"):
-            raise ValueError(f"reward must be binary or shaped, not {reward!r}")
+        one_of("preset", preset, "lite", "classic")
+        one_of("reward", reward, "binary", "shaped")
         if tries < 1:
             raise ValueError(f"tries must be at least 1, not {tries}")
         if vision and tries > 1:

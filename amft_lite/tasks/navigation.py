@@ -17,7 +17,7 @@ instead, so that following it means reading the list and copying the other word;
 through cities whose landmarks occur in no other split.
 
 As in the original, the walker is on a rail: all walks of a route pass the same points. Ours: cities
-by code, a sentence of directions in a few words, the landmark's side seen once per point.
+by code, and directions of a few words.
 
 Left out: pictures.
 """
@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from amft_lite.tasks import Demonstration, Example, Reward
+from amft_lite.tasks import Demonstration, Example, Reward, one_of
 from amft_lite.tasks.city import COMPASS, SIDES, City, Route, build_city, draw_route, side_word
 from amft_lite.tasks.city import turn_word as relative
 
@@ -261,10 +261,8 @@ class Navigation:
         self, preset: str = "lite", reward: str = "binary", tries: int = 2,
         wrong_demonstrations: float = 0.0,
     ) -> None:  # fmt: skip
-        if preset not in ("lite", "classic"):
-            raise ValueError(f"preset must be lite or classic, not {preset!r}")
-        if reward not in ("binary", "shaped"):
-            raise ValueError(f"reward must be binary or shaped, not {reward!r}")
+        one_of("preset", preset, "lite", "classic")
+        one_of("reward", reward, "binary", "shaped")
         if tries < 1:
             raise ValueError(f"tries must be at least 1, not {tries}")
         if wrong_demonstrations:
@@ -353,11 +351,21 @@ def expert(example: Journey) -> Demonstration:
 def draw_journeys(
     cities: Sequence[City], legs: Sequence[int], n: int, split: str, turns: str, rng: random.Random
 ) -> list[Journey]:
-    """`n` different routes through these cities, put into words."""
+    """`n` different routes through these cities, put into words.
+
+    Raises:
+        ValueError: so many are not found in a thousand times as many draws.
+    """
     drawn: dict[str, Journey] = {}
-    while len(drawn) < n:
+    for _ in range(1000 * n):
+        if len(drawn) == n:
+            break
         city = cities[len(drawn) % len(cities)]
         route = draw_route(city, rng.choice(legs), rng)
         if route is not None:
             drawn.setdefault(route.name, journey(route, city, split, turns))
+    if len(drawn) < n:
+        raise ValueError(
+            f"{len(cities)} cities have only {len(drawn)} of {n} routes that were asked"
+        )
     return list(drawn.values())

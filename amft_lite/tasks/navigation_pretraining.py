@@ -8,9 +8,8 @@
   to answer when the task has said so.
 
 Training ends early, on purpose: the base walks straight on where it should, and is right at about
-half of the turns that are compass words (on seed 0 after 350, 400, 450, 600 steps .41, .52, .62,
-.79): it does not yet copy the right one from the directions. A base that did would leave nothing to
-learn. Left and right it copies already.
+half of the turns that are compass words: it does not yet copy the right one from the directions. A
+base that did would leave nothing to learn. Left and right it copies already.
 
 Left out: any text but these.
 """

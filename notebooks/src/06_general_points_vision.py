@@ -456,53 +456,26 @@ for split in ("ood_visual", "ood_rule"):
 # of the training rule and colour *alone*, before any other split was looked at:
 
 # %%
+from amft_lite import tables
 from amft_lite.statistics import mean_interval
 from amft_lite.study import shipped
+from rich.console import Console
 
-tuning = shipped("vision_tune")
-rows = {}
-for cell in tuning["cells"]:
-    arm = rows.setdefault(cell["arm"], {}).setdefault(cell["candidate"], [])
-    arm.append(cell["splits"]["validation"]["sampled"])
-print("Solved, validation problems, mean of two seeds; * the best of its method")
-print(f"{'':6}" + "".join(f"{c:>12}" for c in next(iter(rows.values()))))
-for arm, found in rows.items():
-    means = {c: sum(x) / len(x) for c, x in found.items()}
-    best = max(means, key=means.get)
-    print(f"{arm:6}" + "".join(f"{m:11.3f}{'*' if c == best else ' '}"
-                               for c, m in means.items()))  # fmt: skip
+print("Share solved, two seeds")
+tables.print_choices(shipped("vision_tune"), Console(width=88))
 
 # %%
 study = shipped("vision")
-
-
-def band_figure(title, y, key):
-    """Mean of five seeds for each arm, one slider position a split."""
-    figure = figures.new_figure(title, "training step", y)
-    groups = {}
-    for split, name in SPLITS.items():
-        first = len(figure.data)
-        for arm in ("sft", "rl", "amft"):
-            runs = [c["curve"] for c in study["cells"] if c["arm"] == arm]
-            steps = [point["step"] for point in runs[0]]
-            found = [mean_interval([r[n][key(split)] for r in runs])
-                     for n in range(len(steps))]  # fmt: skip
-            shade = figures.colour(arm)
-            figures.add_band(figure, steps, [f.low for f in found],
-                             [f.high for f in found], shade, arm)  # fmt: skip
-            figure.add_scatter(x=steps, y=[f.mean for f in found], name=arm,
-                               mode="lines+markers", line={"color": shade})  # fmt: skip
-        groups[name] = range(first, len(figure.data))
-    figure.update_yaxes(rangemode="tozero")
-    return figures.add_slider(figure, "split", groups)
-
-
-figure = band_figure("Success (95 %, n = 5 seeds)", "share of right answers", str)
+figure = tables.curves_figure(study, "Success (95 %, n = 5 seeds)",
+                              "share of right answers", SPLITS, str)  # fmt: skip
+figure.update_yaxes(rangemode="tozero")
 figures.describe(figure, "Success along training of sft, rl and amft, a split each")
 
 # %%
-figure = band_figure("Hands read right (95 %, n = 5 seeds)", "share of hands",
-                     lambda split: f"{split}: {READING}")  # fmt: skip
+figure = tables.curves_figure(study, "Hands read right (95 %, n = 5 seeds)",
+                              "share of hands", SPLITS,
+                              lambda split: f"{split}: {READING}")  # fmt: skip
+figure.update_yaxes(rangemode="tozero")
 figures.describe(figure, "Reading along training of sft, rl and amft, a split each")
 
 

@@ -503,51 +503,26 @@ figures.describe(figure, "Turns right along two short runs: compass words, left 
 # training rule alone:
 
 # %%
+from amft_lite import tables
 from amft_lite.statistics import mean_interval
 from amft_lite.study import shipped
+from rich.console import Console
 
-rows = {}
-for cell in shipped("navigation_tune")["cells"]:
-    arm = rows.setdefault(cell["arm"], {}).setdefault(cell["candidate"], [])
-    arm.append(cell["splits"]["validation"]["sampled"])
-print("Routes that arrive, validation, mean of the seeds; * the best of its method")
-for arm, found in rows.items():
-    means = {c: sum(x) / len(x) for c, x in found.items()}
-    best = max(means, key=means.get)
-    print(f"{arm:6}" + "".join(f"  {c} {m:.3f}{'*' if c == best else ' '}"
-                               for c, m in means.items()))  # fmt: skip
+print("Share of routes that arrive, two seeds")
+tables.print_choices(shipped("navigation_tune"), Console(width=88))
 
 # %%
 study = shipped("navigation")
-
-
-def band_figure(title, y, key):
-    """Mean over seeds for each arm, one slider position a split."""
-    figure = figures.new_figure(title, "training step", y)
-    groups = {}
-    for split, name in SPLITS.items():
-        first = len(figure.data)
-        for arm in ("sft", "rl", "amft"):
-            runs = [c["curve"] for c in study["cells"] if c["arm"] == arm]
-            steps = [point["step"] for point in runs[0]]
-            found = [mean_interval([r[n][key(split)] for r in runs])
-                     for n in range(len(steps))]  # fmt: skip
-            shade = figures.colour(arm)
-            figures.add_band(figure, steps, [f.low for f in found],
-                             [f.high for f in found], shade, arm)  # fmt: skip
-            figure.add_scatter(x=steps, y=[f.mean for f in found], name=arm,
-                               mode="lines+markers", line={"color": shade})  # fmt: skip
-        groups[name] = range(first, len(figure.data))
-    figure.update_yaxes(range=[-0.03, 1.05])
-    return figures.add_slider(figure, "split", groups)
-
-
-figure = band_figure("Turns right at the first try (95 % over seeds)", "share of turns",
-                     lambda split: f"{split}: turns right")  # fmt: skip
+figure = tables.curves_figure(
+    study, "Turns right at the first try (95 %, n = 5 seeds)", "share of turns", SPLITS,
+    lambda split: f"{split}: turns right")  # fmt: skip
+figure.update_yaxes(range=[-0.03, 1.05])
 figures.describe(figure, "Turns along training of sft, rl and amft, a split each")
 
 # %%
-figure = band_figure("Routes that arrive (95 % over seeds)", "share of routes", str)
+figure = tables.curves_figure(study, "Routes that arrive (95 %, n = 5 seeds)",
+                              "share of routes", SPLITS, str)  # fmt: skip
+figure.update_yaxes(range=[-0.03, 1.05])
 figures.describe(figure, "Routes along training of sft, rl and amft, a split each")
 
 
