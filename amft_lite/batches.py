@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from amft_lite.episodes import converse
 from amft_lite.sampling import Rollouts, answer_texts, sample
@@ -31,7 +32,7 @@ class Batch:
                                 answer, end-of-text included; in dialogues the policy's side)
     rewards         [B]         of sampled answers
     advantages      [B] or [B, T], and what PPO and the value head need besides
-    pictures        uint8 [B, n, height, width, 3], what is seen beside the prompts
+    pictures        uint8 [B, n, height, width, 3], what is seen, in turn (`Example.pictures`)
     """
 
     ids: Tensor
@@ -75,9 +76,13 @@ def refuse_leaks(
 def pictures_of(examples: Sequence[Example]) -> Tensor | None:
     """What is seen beside these prompts, uint8 [P, n, height, width, 3]; None if nothing is."""
     seen = [example.pictures() for example in examples]
-    if not seen or seen[0] is None:
-        return None
-    return torch.from_numpy(np.stack(seen))
+    return None if not seen or seen[0] is None else stacked(seen)
+
+
+def stacked(seen: Sequence[np.ndarray]) -> Tensor:
+    """Pictures of several rows, uint8 [n_i, height, width, 3] each, as one tensor; rows with fewer
+    than the longest end in black ones, which nothing shows."""
+    return pad_sequence(list(map(torch.from_numpy, seen)), batch_first=True)
 
 
 def encode(tokenizer: Any, demonstrations: Sequence[Demonstration]) -> Batch:
@@ -157,7 +162,7 @@ def roll(
 
     rolled = converse(
         policy, ids, attention, speak, n, task.max_new_tokens, task.max_episode_tokens,
-        temperature, source,
+        temperature, source, pictures_of(prompts),
     )  # fmt: skip
     return rolled, list(map(tuple, answers)), [episode.reward for episode in episodes]
 

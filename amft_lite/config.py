@@ -50,7 +50,8 @@ class RunConfig:
     task: TaskName = "general_points"
     """General Points: 3 cards and any target (lite), or `general_points_classic`: 4 cards, 24;
     either with pictures: `general_points_vision`, `general_points_classic_vision`. `navigation`:
-    directions through a city, 1 to 3 streets; `navigation_classic`: 2 to 4."""
+    directions through a city, 1 to 3 streets; `navigation_classic`: 2 to 4; `navigation_vision`:
+    the first with pictures of the streets."""
     reward: Literal["binary", "shaped"] = "binary"
     """1/0 (Eq. 1 of the paper, second-hand notes) or the original game's table (Chu et al.)."""
     tries: int = 0
@@ -435,6 +436,11 @@ def _check_model(c: ModelConfig) -> None:
     if METHODS[c.method].loop_only:
         raise ConfigError(f"{c.method} works in runs without `model` only.")
     if REGISTRY[c.task].options.get("vision"):
+        if REGISTRY[c.task].cls == "Navigation":
+            raise ConfigError(
+                f"{c.task} works in runs without `model` only: TRL takes no pictures in replies. "
+                f"navigation is the same game in words."
+            )
         if c.model in ("tiny", "smollm2"):
             raise ConfigError(
                 f"{c.task} works in runs without `model`, or with a vision-language model such as "

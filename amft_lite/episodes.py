@@ -24,6 +24,32 @@ Speak = Callable[[int, list[int]], list[int] | None]
 COLUMNS = 64  #: by so many the cache grows
 
 
+class Shown:
+    """What has been seen in dialogues, `n` from every prompt: each picture is looked at once."""
+
+    @torch.no_grad()
+    def __init__(self, model, prompt_ids: Tensor, pictures: Tensor, n: int) -> None:
+        self.token = model.config.picture_token_id
+        self.seen = model.look(pictures)
+        self.n = n
+        self.number = (prompt_ids == self.token).sum(1).repeat_interleave(n).tolist()
+
+    def put_in(self, x: Tensor, ids: Tensor, rows: list[int]) -> Tensor:
+        """Embeddings x [B, 1, d] of the next tokens ids [B, 1] of these rows, pictures put in.
+
+        Raises:
+            ValueError: a row is shown more than it has.
+        """
+        places = [place for place, token in enumerate(ids[:, 0].tolist()) if token == self.token]
+        for place in places:
+            row = rows[place]
+            if self.number[row] == self.seen.shape[1]:
+                raise ValueError(f"a dialogue has {self.seen.shape[1]} pictures, and shows more")
+            x[place, 0] = self.seen[row // self.n, self.number[row]]
+            self.number[row] += 1
+        return x
+
+
 @torch.no_grad()
 def converse(
     model,
@@ -35,6 +61,7 @@ def converse(
     max_episode_tokens: int = 512,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
+    pictures: Tensor | None = None,
 ) -> Rollouts:
     """Sample `n` dialogues from every prompt; `temperature=0` takes the likeliest tokens.
 
@@ -42,13 +69,16 @@ def converse(
     when `speak` returns None, or is cut off after `max_episode_tokens` of both sides. `speak` gets
     the answer without end-of-text. `prompt_ids`, `attention` [P, L], left-padded. In the result
     `attention` covers both sides, `mask` the policy's own tokens alone; T is that of the longest.
+    `pictures` uint8 [P, m, height, width, 3] for a model with an eye: those of the prompt and of
+    all that may be replied, in turn.
 
     Raises:
-        ValueError: the model is no plain Llama.
+        ValueError: the model is no plain Llama, or more is shown than there are pictures.
     """
     w, L = Layers(model), prompt_ids.shape[1]
     eos, pad = model.config.eos_token_id, model.config.pad_token_id
-    logits, cache = read_prompts(w, model, prompt_ids, attention, L + COLUMNS, None)
+    logits, cache = read_prompts(w, model, prompt_ids, attention, L + COLUMNS, pictures)
+    shown = None if pictures is None else Shown(model, prompt_ids, pictures, n)
 
     def repeat(x: Tensor) -> Tensor:
         return x.repeat_interleave(n, 0) if n > 1 else x
@@ -92,7 +122,10 @@ def converse(
             position, bias = position[places], None if bias is None else bias[places]
         if L + t + 1 > cache[0][0].shape[2]:
             cache = [(F.pad(k, (0, 0, 0, COLUMNS)), F.pad(v, (0, 0, 0, COLUMNS))) for k, v in cache]
-        x = F.embedding(torch.tensor([[said[row][-1]] for row in rows]), w.embedding)
+        last = torch.tensor([[said[row][-1]] for row in rows])
+        x = F.embedding(last, w.embedding)
+        if shown is not None:
+            x = shown.put_in(x, last, rows)
         hidden = None if bias is None else bias[..., : L + t + 1]
         logits = forward(w, x, position + t, hidden, cache, L + t)
     T = max(map(len, said))

@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 
 from amft_lite.figures import COLOURS, PALETTE, describe, new_figure
 from amft_lite.tasks.city import COMPASS, STEPS, City, Place, Route
-from amft_lite.tasks.navigation import FEEDBACK, Journey, Walk, told
+from amft_lite.tasks.navigation import Journey, Walk, asked_again, told
 
 WALL, INK = "#c8c8c8", "#444444"  # streets and crossings; names
 RIGHT, LATE, WRONG = COLOURS["rl"], COLOURS["sft"], PALETTE[4]
@@ -234,7 +234,7 @@ def words(walk: Walk, answers: Sequence[str], number: int) -> tuple[list[str], s
     points = journey.points
     before = walk.attempts[number - 1] if number else (-1, "right")
     again = before[0] == place
-    heard = f"{FEEDBACK[before[1]]} : {told(points[place])}" if again else told(points[place])
+    heard = asked_again(before[1], points[place]) if again else told(points[place])
     tried = sum(p == place for p, _ in walk.attempts[: number + 1])
     lines = ["<b>directions</b>  (turns: " + turns_of(journey) + ")"]
     for direction in dict.fromkeys(point.direction for point in points):

@@ -11,10 +11,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from amft_lite.tasks import sight_of
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -65,12 +67,24 @@ def positions(task: Task) -> int:
     return 64 + getattr(task, "max_episode_tokens", 0)
 
 
+def eye_for(task: Task, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any] | None:
+    """What `PictureLlamaConfig` is told of a task's pictures; None where there are none."""
+    sight = sight_of(task)
+    return sight and {
+        "picture_token_id": tokenizer.get_vocab()[sight.word],
+        "picture_height": sight.height,
+        "picture_width": sight.width,
+        "picture_stride": 2 if max(sight.height, sight.width) > 32 else 1,
+        "pictures_in_replies": sight.in_replies,
+    }
+
+
 def tiny_llama(
-    vocabulary: int, size: str = "0.2M", seed: int = 0, picture_token: int | None = None,
+    vocabulary: int, size: str = "0.2M", seed: int = 0, eye: dict[str, Any] | None = None,
     positions: int = 64,
 ) -> LlamaForCausalLM:  # fmt: skip
-    """A freshly initialised Llama of one of `SIZES` (tied embeddings); with an eye where pictures
-    stand for `picture_token`.
+    """A freshly initialised Llama of one of `SIZES` (tied embeddings); with an `eye` where there is
+    something to see (`eye_for`).
 
     Raises:
         ValueError: no such size.
@@ -83,8 +97,7 @@ def tiny_llama(
     if size not in SIZES:
         raise ValueError(f"size must be one of {', '.join(SIZES)}, not {size!r}")
     width, layers, heads = SIZES[size]
-    sees = picture_token is not None
-    config = (PictureLlamaConfig if sees else LlamaConfig)(
+    config = (PictureLlamaConfig if eye else LlamaConfig)(
         vocab_size=vocabulary,
         hidden_size=width,
         num_hidden_layers=layers,
@@ -96,11 +109,11 @@ def tiny_llama(
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=None,
-        **({"picture_token_id": picture_token} if sees else {}),
+        **(eye or {}),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return (PictureLlama if sees else LlamaForCausalLM)(config)
+        return (PictureLlama if eye else LlamaForCausalLM)(config)
 
 
 def base_folder(task_name: str, size: str = "0.2M") -> Path:

@@ -27,13 +27,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import torch
 
+from amft_lite.batches import stacked
 from amft_lite.evaluation import answers
 from amft_lite.models import (
     base_folder,
     completion_logits,
+    eye_for,
     load_policy,
     positions,
     take_weights,
@@ -43,7 +44,7 @@ from amft_lite.models import (
 )
 from amft_lite.objectives import sft_loss
 from amft_lite.provenance import provenance
-from amft_lite.tasks import PICTURE, REGISTRY, load_task
+from amft_lite.tasks import REGISTRY, load_task
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,8 @@ def pretrain(
     """
     lessons, task = curriculum(config.task), load_task(config.task)
     tokenizer = word_tokenizer(task)
-    seen = tokenizer.get_vocab().get(PICTURE)
-    model = tiny_llama(len(tokenizer), config.size, config.seed, seen, positions(task))
+    eye = eye_for(task, tokenizer)
+    model = tiny_llama(len(tokenizer), config.size, config.seed, eye, positions(task))
     if hasattr(lessons, "STARTS_FROM"):
         take_weights(model, tokenizer, *load_policy(base_folder(lessons.STARTS_FROM, config.size)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95))
@@ -144,7 +145,7 @@ def pretrain(
     for step in range(config.last if stop_after is None else stop_after):
         rows = [next(stream) for _ in range(config.batch)]
         ids, attention, mask = padded([row[:2] for row in rows], tokenizer)
-        pictures = None if seen is None else torch.from_numpy(np.stack([row[2] for row in rows]))
+        pictures = stacked([row[2] for row in rows]) if eye else None
         length = mask.shape[1]
         logits = completion_logits(model, ids, attention, length, pictures)
         loss = sft_loss(token_logps(logits, ids[:, -length:]), mask)

@@ -78,6 +78,7 @@ class Layers:
         self.embedding = model.model.embed_tokens.weight
         self.output = model.lm_head.weight
         self.final_norm = model.model.norm.weight
+        self.unsaid = getattr(model, "unsaid", None)  # a token that is never drawn
         self.frequencies = model.model.rotary_emb.inv_freq
         self.layers = []
         for layer in model.model.layers:
@@ -131,7 +132,10 @@ def forward(w: Layers, x: Tensor, positions: Tensor, bias: Tensor, cache: list, 
         gate, up = F.linear(F.rms_norm(x, mlp_norm.shape, mlp_norm, w.eps), gate_up).chunk(2, -1)
         x = x + F.linear(F.silu(gate) * up, down)
     last = F.rms_norm(x[:, -1], w.final_norm.shape, w.final_norm, w.eps)
-    return F.linear(last, w.output)
+    logits = F.linear(last, w.output)
+    if w.unsaid is not None:
+        logits[:, w.unsaid] = -torch.inf
+    return logits
 
 
 def read_prompts(

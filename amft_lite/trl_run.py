@@ -92,8 +92,6 @@ class ModelRun(Run):
                     f"{key} {getattr(c, key)} does not work with {c.task}, which answers back: "
                     f"model.generate writes whole dialogues; {key} must be {plain}."
                 )
-        if self.shows:
-            raise ConfigError(f"{c.task}: pictures in a dialogue do not work with `model`.")
 
     # --- training --------------------------------------------------------------------------------
 

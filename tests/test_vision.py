@@ -16,6 +16,7 @@ from amft_lite.loop import AMFT
 from amft_lite.models import (
     base_folder,
     completion_logits,
+    eye_for,
     hidden_states,
     load_policy,
     take_weights,
@@ -25,9 +26,9 @@ from amft_lite.models import (
 )
 from amft_lite.pretrain import bands, pretrain, recipe
 from amft_lite.sampling import sample
-from amft_lite.tasks import PICTURE, load_task
+from amft_lite.tasks import load_task
 from amft_lite.tasks.cards import Card, look
-from amft_lite.tasks.general_points import picture_hand
+from amft_lite.tasks.general_points import PICTURE, picture_hand
 from amft_lite.tasks.vision_pretraining import BANDS, texts
 
 TASK = load_task("general_points_vision")
@@ -44,7 +45,7 @@ def hand(cards=("J", "3", "8"), values=(10, 3, 8), target=22, rule=(10, 10, 10))
 def model():
     """An untrained eye on an untrained Llama, with weights large enough to disagree."""
     tokenizer = word_tokenizer(TASK)
-    model = tiny_llama(len(tokenizer), seed=3, picture_token=tokenizer.get_vocab()[PICTURE])
+    model = tiny_llama(len(tokenizer), seed=3, eye=eye_for(TASK, tokenizer))
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(2.0)

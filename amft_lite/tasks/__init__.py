@@ -14,14 +14,20 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-#: The word whose place in a prompt a picture takes; a task that has it is seen by an eye.
-PICTURE = "<card>"
+class Sight(NamedTuple):
+    """What a tiny vision-language model is shown: the word whose place a picture takes, the
+    picture's size in pixels, and whether pictures also come in what a dialogue's task says."""
+
+    word: str
+    height: int
+    width: int
+    in_replies: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,9 @@ class Example:
     key: str
 
     def pictures(self) -> np.ndarray | None:
-        """What a tiny vision-language model sees beside the prompt: uint8 [n, height, width, 3],
-        one for each `PICTURE` of the prompt in turn; None where there is nothing to see."""
+        """What a tiny vision-language model sees beside the words: uint8 [n, height, width, 3],
+        one for each of its `Sight`'s words in turn; None where there is nothing to see. In a
+        dialogue those of the replies follow that of the prompt; one that ends early shows fewer."""
         return None
 
 
@@ -106,7 +113,8 @@ class Task(Protocol):
     splits: tuple[str, ...]
     max_new_tokens: int  #: tokens of the longest right answer, end-of-text included
     #: and of tasks that are dialogues: `episode(example, to_the_end=False) -> Episode`, which with
-    #: `to_the_end` goes on where training would break off, and `max_episode_tokens` of all turns
+    #: `to_the_end` goes on where training would break off, and `max_episode_tokens` of all turns;
+    #: of tasks with pictures for tiny models `sight`, a `Sight`
 
     def prompts(self, split: str, n: int | None = None, seed: int = 0) -> list[Example]:
         """Every problem of `split` once (n=None), or `n` examples in shuffled passes over it."""
@@ -170,6 +178,12 @@ REGISTRY: dict[str, TaskEntry] = {
         {"preset": "classic"},
         pretraining="amft_lite.tasks.navigation_pretraining",
     ),
+    "navigation_vision": TaskEntry(
+        "amft_lite.tasks.navigation",
+        "Navigation",
+        {"vision": True},
+        pretraining="amft_lite.tasks.streets_pretraining",
+    ),
     "gsm_symbolic": TaskEntry("amft_lite.tasks.gsm_symbolic", "GsmSymbolic"),
     # real data: rows of datasets.yaml by name, or rows given as options
     "dataset": TaskEntry("amft_lite.tasks.dataset", "DatasetTask"),
@@ -205,6 +219,11 @@ def one_of(name: str, value: str, *allowed: str) -> None:
 def is_dialogue(task: Task) -> bool:
     """Does the task answer back?"""
     return hasattr(task, "episode")
+
+
+def sight_of(task: Task) -> Sight | None:
+    """How a task shows pictures to tiny models; None where there is nothing to see."""
+    return getattr(task, "sight", None)
 
 
 def new_words(task: Task) -> tuple[str, ...]:

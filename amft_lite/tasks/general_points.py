@@ -31,8 +31,8 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from amft_lite.tasks import PICTURE, Completion, Demonstration, Reward, one_of
-from amft_lite.tasks.cards import RANKS
+from amft_lite.tasks import Completion, Demonstration, Reward, Sight, one_of
+from amft_lite.tasks.cards import HEIGHT, RANKS, WIDTH
 from amft_lite.tasks.points_dialogue import FEEDBACK, Game, played
 from amft_lite.tasks.points_grader import (
     OUTCOMES,
@@ -78,6 +78,7 @@ __all__ = [
     "verify_formula",
 ]
 
+PICTURE = "<card>"  #: the word whose place in a prompt a card's picture takes
 FACES = ("J", "Q", "K")
 BLACK_SUITS, RED_SUITS = ("S", "C"), ("H", "D")
 SEPARATORS = ("=", ";", ":", "|")
@@ -164,6 +165,7 @@ class GeneralPoints:
         self._problems = self._split_problems()
         if vision:
             self.splits = (*self.splits, "ood_visual")
+            self.sight = Sight(PICTURE, HEIGHT, WIDTH)
             self.readings = {"cards read right": cards_read}
             self.max_new_tokens += self.cards + 2
             self._problems["ood_visual"] = self._problems["test"]

@@ -23,11 +23,11 @@ from typing import Any
 from amft_lite.tasks.city import COMPASS, build_city
 from amft_lite.tasks.navigation import (
     AWAY,
-    FEEDBACK,
     HOME,
     RELATIVE,
     Journey,
     Navigation,
+    asked_again,
     draw_journeys,
     grade,
     told,
@@ -85,7 +85,7 @@ def spoken(example: Journey, rng: random.Random) -> list[tuple[str, bool]]:
         if rng.random() < ERRING:
             wrong = rng.choice([action for action in actions if action != point.action])
             text = f"{point.seen} | {point.direction} | {wrong}"
-            outcome = FEEDBACK[grade(text, point, example.turns)]
-            said += [(f"{text} <eos>", False), (f"{outcome} : {told(point)}", False)]
+            outcome = grade(text, point, example.turns)
+            said += [(f"{text} <eos>", False), (asked_again(outcome, point), False)]
         said.append((point.answer, True))
     return said

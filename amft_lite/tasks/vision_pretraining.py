@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from amft_lite.tasks import PICTURE
 from amft_lite.tasks import points_pretraining as text_game
 from amft_lite.tasks.cards import Card, look
 from amft_lite.tasks.general_points import (
     BLACK_SUITS,
+    PICTURE,
     RED_SUITS,
     GeneralPoints,
     prompt_text,
