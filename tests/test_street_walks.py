@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import itertools
+import json
+import random
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amft_lite.batches import encode, graded_rollouts, pictures_of, roll
-from amft_lite.config import build
+from amft_lite.config import ConfigError, build
 from amft_lite.episodes import converse
 from amft_lite.loop import AMFT
 from amft_lite.models import (
@@ -25,11 +27,12 @@ from amft_lite.models import (
     word_tokenizer,
 )
 from amft_lite.picture_llama import put_pictures_in
-from amft_lite.tasks import Reward, load_task, street_walks
+from amft_lite.pretrain import bands, pretrain, recipe, timed_log
+from amft_lite.tasks import Reward, load_task, street_walks, streets_pretraining
 from amft_lite.tasks.city import SIDES, build_city
 from amft_lite.tasks.navigation import SEEN_SPLITS, Navigation, Walk, expert, journey, walked
 from amft_lite.tasks.street_walks import VIEW, scenes, seen_journey
-from amft_lite.tasks.streets import AWAY_LOOKS, HOME_LOOKS, ICONS, Scene, look_at
+from amft_lite.tasks.streets import AWAY_LOOKS, HOME_LOOKS, ICONS, Scene, look_at, mosaic
 from amft_lite.tasks.walks import landmarks_read
 from tests.town import TOWN, WAY
 
@@ -372,3 +375,71 @@ def test_looking_twice_gives_the_same_pictures_as_the_scenes_drawn_alone():
     example = TASK.prompts("test", 1)[0]
     light = np.random.default_rng(list(f"{example.look.name}/{example.key}".encode()))
     assert np.array_equal(example.pictures(), look_at(example.scenes, example.look, light))
+
+
+def test_real_models_are_refused_in_one_sentence():
+    for model in ("tiny", "Qwen/Qwen2.5-VL-3B-Instruct"):
+        with pytest.raises(ConfigError, match="navigation_vision works in runs without `model` on"):
+            build({"model": model, "task": "navigation_vision"})
+
+
+# --- pretraining --------------------------------------------------------------------------------
+
+
+def test_the_base_reads_home_looks_alone_and_wrong_attempts_too():
+    stream = streets_pretraining.texts(TASK, 0.0, 0.0, random.Random(0))
+    rows = [next(stream) for _ in range(60)]
+    plain = {look: np.median([mosaic(Scene((0, 4)), look)[2, 4:20].mean(0)], 0)
+             for look in HOME_LOOKS}  # fmt: skip
+    met = set()
+    for prompt, said, seen in rows:
+        told = " ".join([prompt, *(text for text, own in said if not own)])
+        assert told.split().count(VIEW) == len(seen)  # one for each point, none for a second try
+        assert not any(VIEW in text for text, own in said if own)
+        colour = seen[:, 2, 4:20].mean((0, 1))  # sky, in changing light
+        near = {look.name: np.abs(colour / colour.sum() - sky / sky.sum()).sum()
+                for look, sky in plain.items()}  # fmt: skip
+        best = min(near, key=near.get)
+        assert near[best] < 0.03
+        met.add(best)
+    assert met == {look.name for look in HOME_LOOKS}
+    assert any("wrong :" in text for _, said, _ in rows for text, _ in said)
+
+
+def test_the_first_step_of_pretraining_is_that_of_adam_and_smaller_beside_the_eye():
+    """Adam's first step is its learning rate, whatever the gradient: .01 of the peak after one of a
+    hundred steps of warm-up."""
+    config = recipe(task="navigation_vision", batch=6)
+    trained, tokenizer = pretrain(config, stop_after=1)
+    start, _ = pretrain(config, stop_after=0)
+    moved = {"eye": 0.0, "language": 0.0}
+    for (name, p), q in zip(trained.named_parameters(), start.parameters(), strict=True):
+        part = "eye" if name.startswith("eye.") else "language"
+        moved[part] = max(moved[part], float((p - q).abs().max()))
+    rate = config.lr / 100
+    assert moved["eye"] == pytest.approx(rate, rel=0.05)
+    assert moved["language"] == pytest.approx(
+        streets_pretraining.LANGUAGE_SHARE * rate, rel=0.05
+    )  # fmt: skip
+    text, words = load_policy(base_folder("navigation"))  # where it began
+    table, own = words.get_vocab(), tokenizer.get_vocab()
+    before = text.model.embed_tokens.weight[table["museum"]]
+    assert torch.allclose(start.model.embed_tokens.weight[own["museum"]], before)
+
+
+def test_the_shipped_base_lies_in_its_bands_and_its_log_begins_as_the_recipe_does():
+    folder = base_folder("navigation_vision")
+    facts = json.loads((folder / "recipe.json").read_text())
+    config = recipe(task="navigation_vision")
+    assert facts["recipe"] == vars(config)
+    assert (folder / "model.safetensors").stat().st_size <= 1.5e6
+    assert set(facts["bands"]) == set(streets_pretraining.BANDS)
+    for name, (low, high) in streets_pretraining.BANDS.items():
+        assert low <= facts["bands"][name] <= high, name
+    found = bands(*load_policy(folder), config, prompts=60)
+    for name, share in found.items():
+        assert share == pytest.approx(facts["bands"][name], abs=0.15), name
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    log, note = timed_log()
+    pretrain(config, stop_after=1, on_step=note)
+    assert log[0]["loss"] == pytest.approx(lines[0]["loss"], abs=0.01)

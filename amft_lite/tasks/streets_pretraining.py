@@ -23,7 +23,8 @@ from amft_lite.tasks.streets import HOME_LOOKS, ICONS
 from amft_lite.tasks.walks import Journey, landmarks_read, walked
 
 STARTS_FROM = "navigation"  #: whose base brings directions and actions along
-RECIPES: dict[str, dict[str, Any]] = {"0.2M": {"steps": 600, "stop": 400, "batch": 48, "lr": 2e-3}}
+LANGUAGE_SHARE = 0.2  #: so that the eye learns to read before turns are learned
+RECIPES: dict[str, dict[str, Any]] = {"0.2M": {"steps": 400, "stop": 300, "batch": 48, "lr": 3e-3}}
 PROMPTS = text_game.PROMPTS
 
 BANDS = {
