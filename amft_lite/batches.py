@@ -138,17 +138,19 @@ def roll(
     temperature: float,
     source: torch.Generator,
     to_the_end: bool = False,
+    pictures: Tensor | None = None,
 ) -> tuple[Rollouts, list[Completion], list[Reward] | None]:
     """`n` fresh completions of every prompt: tokens, texts, and the rewards of dialogues.
 
-    Dialogues go on `to_the_end` where they are measured.
+    Dialogues go on `to_the_end` where they are measured. `pictures` are `pictures_of(prompts)`, if
+    they are drawn already.
     """
+    pictures = pictures_of(prompts) if pictures is None else pictures
     encoded = tokenizer([e.prompt for e in prompts], padding=True, return_tensors="pt")
     ids, attention = encoded.input_ids, encoded.attention_mask
     if not is_dialogue(task):
         rolled = sample(
-            policy, ids, attention, n, task.max_new_tokens, temperature, source,
-            pictures_of(prompts),
+            policy, ids, attention, n, task.max_new_tokens, temperature, source, pictures
         )  # fmt: skip
         return rolled, answer_texts(rolled, tokenizer), None
     episodes = [task.episode(prompt, to_the_end) for prompt in prompts for _ in range(n)]
@@ -162,7 +164,7 @@ def roll(
 
     rolled = converse(
         policy, ids, attention, speak, n, task.max_new_tokens, task.max_episode_tokens,
-        temperature, source, pictures_of(prompts),
+        temperature, source, pictures,
     )  # fmt: skip
     return rolled, list(map(tuple, answers)), [episode.reward for episode in episodes]
 
@@ -177,10 +179,12 @@ def graded_rollouts(
     source: torch.Generator,
 ) -> Batch:
     """`n` fresh completions of every prompt, with their rewards."""
-    rolled, texts, rewards = roll(policy, tokenizer, task, prompts, n, temperature, source)
+    seen = pictures_of(prompts)
+    rolled, texts, rewards = roll(
+        policy, tokenizer, task, prompts, n, temperature, source, pictures=seen
+    )
     if rewards is None:
         rewards = [task.reward(prompts[i // n], text) for i, text in enumerate(texts)]
-    seen = pictures_of(prompts)
     return Batch(
         rolled.ids,
         rolled.attention,

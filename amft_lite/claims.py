@@ -191,7 +191,8 @@ def evaluate(row: dict[str, Any]) -> dict[str, Any]:
     found = TESTS[test["kind_of"]](test)
     verdict, because = judge(found, row["threshold"])
     o = found.overall
-    form = "+,.0f" if abs(o.mean) >= 100 else "+.3f"  # rollouts are counted, not measured
+    counts = row["test"].get("field", "").startswith("rollouts")
+    form = "+,.0f" if counts else "+.3f"
     number = f"{o.mean:{form}} [{o.low:{form}}, {o.high:{form}}] n={o.n}"
     return {"verdict": verdict, "because": because, "key_number": number}
 

@@ -51,7 +51,7 @@ class RunConfig:
     """General Points: 3 cards and any target (lite), or `general_points_classic`: 4 cards, 24;
     either with pictures: `general_points_vision`, `general_points_classic_vision`. `navigation`:
     directions through a city, 1 to 3 streets; `navigation_classic`: 2 to 4; `navigation_vision`:
-    the first with pictures of the streets."""
+    1 to 3, with pictures of the streets."""
     reward: Literal["binary", "shaped"] = "binary"
     """1/0 (Eq. 1 of the paper, second-hand notes) or the original game's table (Chu et al.)."""
     tries: int = 0

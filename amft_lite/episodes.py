@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from amft_lite.picture_llama import put_pictures_in
 from amft_lite.sampling import Layers, Rollouts, draw, forward, padding_bias, read_prompts
 
 #: What is said to an answer, as token ids; None ends the dialogue. Called with (row, answer).
@@ -25,16 +26,26 @@ COLUMNS = 64  #: by so many the cache grows
 
 
 class Shown:
-    """What has been seen in dialogues, `n` from every prompt: each picture is looked at once."""
+    """What has been seen in dialogues, `n` from every prompt: each picture is encoded once.
 
-    @torch.no_grad()
-    def __init__(self, model, prompt_ids: Tensor, pictures: Tensor, n: int) -> None:
+    Raises:
+        ValueError: the model could say its picture token, and so take pictures out of turn.
+    """
+
+    def __init__(self, model, pictures: Tensor, n: int) -> None:
+        if getattr(model, "unsaid", None) is None:
+            raise ValueError("dialogues with pictures want a model with pictures_in_replies")
         self.token = model.config.picture_token_id
-        self.seen = model.look(pictures)
+        self.seen = model.encode(pictures)
         self.n = n
-        self.number = (prompt_ids == self.token).sum(1).repeat_interleave(n).tolist()
+        self.number = [0] * (n * len(pictures))
 
-    def put_in(self, x: Tensor, ids: Tensor, rows: list[int]) -> Tensor:
+    def prompts(self, x: Tensor, ids: Tensor) -> Tensor:
+        """Embeddings x [P, L, d] of the prompts ids [P, L], pictures put in."""
+        self.number = (ids == self.token).sum(1).repeat_interleave(self.n).tolist()
+        return put_pictures_in(x, ids, self.seen, self.token)
+
+    def next(self, x: Tensor, ids: Tensor, rows: list[int]) -> Tensor:
         """Embeddings x [B, 1, d] of the next tokens ids [B, 1] of these rows, pictures put in.
 
         Raises:
@@ -73,12 +84,15 @@ def converse(
     all that may be replied, in turn.
 
     Raises:
-        ValueError: the model is no plain Llama, or more is shown than there are pictures.
+        ValueError: the model is no plain Llama, could say its picture token, or is shown more
+            pictures than there are.
     """
     w, L = Layers(model), prompt_ids.shape[1]
     eos, pad = model.config.eos_token_id, model.config.pad_token_id
-    logits, cache = read_prompts(w, model, prompt_ids, attention, L + COLUMNS, pictures)
-    shown = None if pictures is None else Shown(model, prompt_ids, pictures, n)
+    shown = None if pictures is None else Shown(model, pictures, n)
+    x = F.embedding(prompt_ids, w.embedding)
+    x = x if shown is None else shown.prompts(x, prompt_ids)
+    logits, cache = read_prompts(w, x, attention, L + COLUMNS)
 
     def repeat(x: Tensor) -> Tensor:
         return x.repeat_interleave(n, 0) if n > 1 else x
@@ -125,7 +139,7 @@ def converse(
         last = torch.tensor([[said[row][-1]] for row in rows])
         x = F.embedding(last, w.embedding)
         if shown is not None:
-            x = shown.put_in(x, last, rows)
+            x = shown.next(x, last, rows)
         hidden = None if bias is None else bias[..., : L + t + 1]
         logits = forward(w, x, position + t, hidden, cache, L + t)
     T = max(map(len, said))

@@ -67,6 +67,9 @@ def positions(task: Task) -> int:
     return 64 + getattr(task, "max_episode_tokens", 0)
 
 
+LARGE = 32  #: pixels; pictures above are read in steps of two, at about 60 % of the time
+
+
 def eye_for(task: Task, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any] | None:
     """What `PictureLlamaConfig` is told of a task's pictures; None where there are none."""
     sight = sight_of(task)
@@ -74,7 +77,7 @@ def eye_for(task: Task, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any] | 
         "picture_token_id": tokenizer.get_vocab()[sight.word],
         "picture_height": sight.height,
         "picture_width": sight.width,
-        "picture_stride": 2 if max(sight.height, sight.width) > 32 else 1,
+        "picture_stride": 2 if max(sight.height, sight.width) > LARGE else 1,
         "pictures_in_replies": sight.in_replies,
     }
 

@@ -39,8 +39,8 @@ class PictureLlamaConfig(LlamaConfig):
 class Eye(nn.Module):
     """Pictures uint8 [N, height, width, 3] to vectors [N, size]: three convolutions, one layer.
 
-    Each convolution halves the picture: by pooling, the first with `stride` 2 by its steps, at half
-    the work.
+    Each convolution halves the picture: by pooling, the first with `stride` 2 by its
+    steps. That is for larger pictures, of which 16 channels at full size take most of the time.
     """
 
     def __init__(self, height: int, width: int, size: int, stride: int = 1) -> None:
@@ -49,8 +49,9 @@ class Eye(nn.Module):
         for inward, outward, step in ((3, 16, stride), (16, 32, 1), (32, 64, 1)):
             layers += [nn.Conv2d(inward, outward, 3, step, padding=1), nn.ReLU()]
             layers += [nn.MaxPool2d(2)] if step == 1 else []
+            height, width = ((n + (step == 2)) // 2 for n in (height, width))
         self.convolutions = nn.Sequential(*layers)
-        self.out = nn.Linear(64 * (height // 8) * (width // 8), size)
+        self.out = nn.Linear(64 * height * width, size)
 
     def forward(self, pictures: Tensor) -> Tensor:
         x = pictures.to(self.out.weight.dtype).permute(0, 3, 1, 2) / 127.5 - 1
@@ -88,7 +89,7 @@ class PictureLlama(LlamaForCausalLM):
         config = self.config
         return config.picture_token_id if config.pictures_in_replies else None
 
-    def look(self, pictures: Tensor) -> Tensor:
+    def encode(self, pictures: Tensor) -> Tensor:
         """Vectors [B, n, d] of pictures uint8 [B, n, height, width, 3]; 0 for black ones, which
         fill rows up and are not looked at."""
         rows, back = torch.unique_consecutive(pictures, dim=0, return_inverse=True)
@@ -115,7 +116,7 @@ class PictureLlama(LlamaForCausalLM):
                 f"{B} rows of {n} pictures for {len(ids)} rows of ids, of which one has "
                 f"{int(there[wrong][0] if wrong.any() else there[0])} picture tokens"
             )
-        return put_pictures_in(x, ids, self.look(pictures), self.config.picture_token_id)
+        return put_pictures_in(x, ids, self.encode(pictures), self.config.picture_token_id)
 
     def forward(
         self,
@@ -125,6 +126,8 @@ class PictureLlama(LlamaForCausalLM):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ):
+        if self.unsaid is not None and kwargs.get("labels") is not None:
+            raise ValueError("take the loss from the logits: with labels it would be of others")
         if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids, pixel_values)
         output = super().forward(

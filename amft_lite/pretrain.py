@@ -11,7 +11,7 @@ the module named by `TaskEntry.pretraining` holds
     CHECKS     name -> (split, does this answer count?): how each band is measured
     PROMPTS    where there is one: over how many prompts bands are measured
     STARTS_FROM  where there is one: a task whose base of this size brings its weights along
-    LANGUAGE_SHARE  where there is one: of the learning rate, all but the eye gets this share
+    LANGUAGE_LR_SCALE  where there is one: the learning rate of all but the eye, in the eye's
 
 Left out: any text but a task's.
 """
@@ -140,12 +140,11 @@ def pretrain(
     model = tiny_llama(len(tokenizer), config.size, config.seed, eye, positions(task))
     if hasattr(lessons, "STARTS_FROM"):
         take_weights(model, tokenizer, *load_policy(base_folder(lessons.STARTS_FROM, config.size)))
-    share = getattr(lessons, "LANGUAGE_SHARE", 1.0)
+    named = dict(model.named_parameters())
     parts = [
-        {"params": [p for n, p in model.named_parameters() if n.startswith("eye.") == eyes],
-         "share": 1.0 if eyes else share}
-        for eyes in ((True, False) if eye else (False,))
-    ]  # fmt: skip
+        {"params": [p for n, p in named.items() if n.startswith("eye.") == eyes], "scale": scale}
+        for eyes, scale in ((True, 1.0), (False, getattr(lessons, "LANGUAGE_LR_SCALE", 1.0)))
+    ]
     optimizer = torch.optim.AdamW(parts, lr=config.lr, betas=(0.9, 0.95))
     source = random.Random(config.seed)
     stream = lessons.texts(task, config.informative, config.format_share, source)
@@ -157,7 +156,7 @@ def pretrain(
         logits = completion_logits(model, ids, attention, length, pictures)
         loss = sft_loss(token_logps(logits, ids[:, -length:]), mask)
         for group in optimizer.param_groups:
-            group["lr"] = group["share"] * learning_rate(step, config)
+            group["lr"] = group["scale"] * learning_rate(step, config)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

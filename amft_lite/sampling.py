@@ -134,28 +134,25 @@ def forward(w: Layers, x: Tensor, positions: Tensor, bias: Tensor, cache: list, 
     last = F.rms_norm(x[:, -1], w.final_norm.shape, w.final_norm, w.eps)
     logits = F.linear(last, w.output)
     if w.unsaid is not None:
-        logits[:, w.unsaid] = -torch.inf
+        logits[:, w.unsaid] = -torch.inf  # these logits are only drawn from
     return logits
 
 
 def read_prompts(
-    w: Layers, model, prompt_ids: Tensor, attention: Tensor, total: int, pictures: Tensor | None
+    w: Layers, x: Tensor, attention: Tensor, total: int
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Logits after each prompt [P, V], and a cache of `total` columns that holds the prompts."""
-    P, L = prompt_ids.shape
+    """Logits after each prompt [P, V], given as embeddings x [P, L, d], and a cache of `total`
+    columns that holds the prompts."""
+    P, L = attention.shape
     shape = (P, w.kv_heads, total, w.head_dim)
     cache = [(w.embedding.new_zeros(shape), w.embedding.new_zeros(shape)) for _ in w.layers]
     lowest = torch.finfo(w.embedding.dtype).min
-    visible = torch.ones(L, L, dtype=torch.bool, device=prompt_ids.device).tril()
+    visible = torch.ones(L, L, dtype=torch.bool, device=x.device).tril()
     visible = visible & attention.bool()[:, None, None, :]
-    bias = torch.zeros(visible.shape, dtype=w.embedding.dtype, device=prompt_ids.device)
+    bias = torch.zeros(visible.shape, dtype=w.embedding.dtype, device=x.device)
     bias = bias.masked_fill(~visible, lowest)
     positions = (attention.cumsum(1) - 1).clamp(min=0)
-    if pictures is None:
-        seen = F.embedding(prompt_ids, w.embedding)
-    else:
-        seen = model.embed(prompt_ids, pictures)
-    return forward(w, seen, positions, bias, cache, 0), cache
+    return forward(w, x, positions, bias, cache, 0), cache
 
 
 def padding_bias(w: Layers, attention: Tensor, total: int) -> Tensor:
@@ -197,7 +194,9 @@ def sample(
     w, (P, L) = Layers(model), prompt_ids.shape
     B, total = P * n, L + max_new_tokens
     eos, pad = model.config.eos_token_id, model.config.pad_token_id
-    logits, cache = read_prompts(w, model, prompt_ids, attention, total, pictures)
+    x = F.embedding(prompt_ids, w.embedding)
+    x = x if pictures is None else model.embed(prompt_ids, pictures)
+    logits, cache = read_prompts(w, x, attention, total)
 
     def repeat(x: Tensor) -> Tensor:
         return x.repeat_interleave(n, 0) if n > 1 else x

@@ -26,13 +26,14 @@ from amft_lite.models import (
     token_logps,
     word_tokenizer,
 )
-from amft_lite.picture_llama import put_pictures_in
+from amft_lite.picture_llama import Eye, put_pictures_in
 from amft_lite.pretrain import bands, pretrain, recipe, timed_log
 from amft_lite.tasks import Reward, load_task, street_walks, streets_pretraining
 from amft_lite.tasks.city import SIDES, build_city
 from amft_lite.tasks.navigation import SEEN_SPLITS, Navigation, Walk, expert, journey, walked
+from amft_lite.tasks.original_formats import NavigationOnFile
 from amft_lite.tasks.street_walks import VIEW, scenes, seen_journey
-from amft_lite.tasks.streets import AWAY_LOOKS, HOME_LOOKS, ICONS, Scene, look_at, mosaic
+from amft_lite.tasks.streets import AWAY_LOOKS, HOME_LOOKS, ICONS, Scene, mosaic
 from amft_lite.tasks.walks import landmarks_read
 from tests.town import TOWN, WAY
 
@@ -120,6 +121,9 @@ def test_landmarks_count_where_there_is_one_and_all_of_it_is_read(bare, answers,
     ]
     assert landmarks_read(walked(example, said), said) == found
     assert TASK.readings["landmarks read right"](example, said) == found
+    first = landmarks_read(walked(example, said), said, "turn")  # at the crossing
+    last = landmarks_read(walked(example, said), said, "stop")
+    assert first[1] == last[1] == 1 and first[0] + last[0] == found[0]
 
 
 def test_of_two_attempts_the_first_is_what_was_read(bare):
@@ -242,29 +246,80 @@ def test_pictures_of_shorter_walks_end_in_black():
         assert np.array_equal(row[:n], example.pictures()) and not row[n:].any()
 
 
-def test_a_picture_is_never_said_and_more_than_there_are_is_an_error(fresh):
+def encoded(tokenizer, prompts):
+    batch = tokenizer([e.prompt for e in prompts], padding=True, return_tensors="pt")
+    return batch.input_ids, batch.attention_mask, pictures_of(prompts)
+
+
+def test_a_picture_is_never_said_however_likely_it_would_be(fresh):
     model, tokenizer = copy.deepcopy(fresh[0]), fresh[1]
     token = tokenizer.get_vocab()[VIEW]
-    with torch.no_grad():  # it would say nothing else
-        model.lm_head.weight[token] = 0
-        model.model.norm.weight.zero_()
-        model.lm_head.weight.zero_()  # all words alike: argmax would take the first
-    prompts = TASK.prompts("test", 3)
-    encoded = tokenizer([e.prompt for e in prompts], padding=True, return_tensors="pt")
-    ids, attention, seen = encoded.input_ids, encoded.attention_mask, pictures_of(prompts)
+    with torch.no_grad():  # words are alike, but the likeliest would be this one
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[token] = model.model.norm.weight
+    ids, attention, seen = encoded(tokenizer, TASK.prompts("test", 3))
+    states = model.model(inputs_embeds=model.embed(ids, seen)).last_hidden_state
+    model.lm_head.weight.data[token] *= torch.sign(states[0, -1] @ model.lm_head.weight[token])
+    assert (states[0, -1] @ model.lm_head.weight.T).argmax() == token
     logits = completion_logits(model, ids, attention, 4, seen)
     p = logits.softmax(-1)
     assert not p[..., token].any()
     assert torch.allclose(p[..., 0], torch.tensor(1 / (len(tokenizer) - 1)))
     assert logits.log_softmax(-1).square().isfinite().all()
-    source = torch.Generator().manual_seed(0)
-    rolled = converse(model, ids, attention, lambda row, said: None, 200, 6, 6, 1.0, source, seen)
-    assert token not in rolled.tokens and len(rolled.tokens.unique()) == len(tokenizer) - 1
+    for temperature in (0.0, 1.0):
+        source = torch.Generator().manual_seed(0)
+        rolled = converse(model, ids, attention, lambda row, said: None, 200, 6, 6, temperature,
+                          source, seen)  # fmt: skip
+        assert token not in rolled.tokens
+    assert len(rolled.tokens.unique()) == len(tokenizer) - 1
+    with pytest.raises(ValueError, match="take the loss from the logits"):
+        model(ids, attention, pixel_values=seen, labels=ids)
+
+
+def test_more_pictures_than_there_are_and_models_that_could_say_one_are_errors(fresh):
+    model, tokenizer = fresh
+    token = tokenizer.get_vocab()[VIEW]
+    ids, attention, seen = encoded(tokenizer, TASK.prompts("test", 3))
     with pytest.raises(ValueError, match="of which one has 2 picture tokens"):
         model.embed(torch.tensor([[token, token]]), seen[:1, :1])
     with pytest.raises(ValueError, match="a dialogue has 1 pictures, and shows more"):
-        converse(model, ids, attention, lambda row, said: [token], 1, 2, 20, 1.0, source,
-                 seen[:, :1])  # fmt: skip
+        converse(model, ids, attention, lambda row, said: [token], 1, 2, 20, 1.0, None, seen[:, :1])
+    talkative = copy.deepcopy(model)
+    talkative.config.pictures_in_replies = False
+    with pytest.raises(ValueError, match="want a model with pictures_in_replies"):
+        converse(talkative, ids, attention, lambda row, said: None, 1, 2, 20, 1.0, None, seen)
+
+
+@pytest.mark.parametrize("size", [33, 47, 49, 55, 56, 64])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_an_eye_can_be_made_for_any_size(size, stride):
+    pictures = torch.zeros(2, size, size + 7, 3, dtype=torch.uint8)
+    assert Eye(size, size + 7, 5, stride)(pictures).shape == (2, 5)
+
+
+def test_every_row_of_a_batch_sees_its_own_pictures_to_the_end():
+    """Several walks of each of several routes, of unlike lengths, some over before others: each
+    word that was said greedily is the likeliest in one pass of `transformers` over the whole."""
+    model, tokenizer = load_policy(base_folder("navigation_vision"))
+    prompts = sorted(TASK.prompts("test", 12), key=lambda e: len(e.points))[::4]
+    assert len({len(e.points) for e in prompts}) == 3
+    seen = pictures_of(prompts)
+    source = torch.Generator()
+    rolled, _, _ = roll(model, tokenizer, TASK, prompts, 2, 0.0, source, to_the_end=True)
+    T = rolled.tokens.shape[1]
+    lengths = rolled.attention[:, -T:].sum(1)
+    assert lengths.unique().numel() > 1
+    with torch.no_grad():
+        logits = completion_logits(
+            model, rolled.ids, rolled.attention, T, seen.repeat_interleave(2, 0)
+        )
+    own = rolled.mask.bool()
+    best = logits.max(-1).values[own]
+    said = logits.gather(-1, rolled.tokens.unsqueeze(-1)).squeeze(-1)[own]
+    assert own.sum() > 400 and (best - said).max() < 1e-3
+    other = completion_logits(model, rolled.ids, rolled.attention, T,
+                              seen.roll(1, 0).repeat_interleave(2, 0))  # fmt: skip
+    assert (other.argmax(-1) != rolled.tokens)[own].any()  # pictures do matter
 
 
 def test_a_greedy_walk_is_that_of_a_model_that_looks_at_everything_again(fresh):
@@ -371,10 +426,14 @@ def test_it_saves_and_loads_with_its_manners(fresh, tmp_path):
     assert cards.unsaid is None  # in a game of one answer a picture token is a word like others
 
 
-def test_looking_twice_gives_the_same_pictures_as_the_scenes_drawn_alone():
-    example = TASK.prompts("test", 1)[0]
-    light = np.random.default_rng(list(f"{example.look.name}/{example.key}".encode()))
-    assert np.array_equal(example.pictures(), look_at(example.scenes, example.look, light))
+def test_journeys_without_a_map_have_no_pictures(tmp_path):
+    walk = dataclasses.replace(journey(WAY, DRAWN, "test"), route=None)
+    with pytest.raises(ValueError, match="has no route on a map, so there is nothing to draw"):
+        seen_journey(walk, DRAWN, HOME_LOOKS[0])
+    with pytest.raises(ValueError, match="no icon is called 'pub'"):
+        seen_journey(journey(WAY, TOWN, "test"), TOWN, HOME_LOOKS[0])
+    with pytest.raises(ValueError, match="vision must be off"):
+        NavigationOnFile(tmp_path / "routes.json", vision=True)
 
 
 def test_real_models_are_refused_in_one_sentence():
@@ -419,7 +478,7 @@ def test_the_first_step_of_pretraining_is_that_of_adam_and_smaller_beside_the_ey
     rate = config.lr / 100
     assert moved["eye"] == pytest.approx(rate, rel=0.05)
     assert moved["language"] == pytest.approx(
-        streets_pretraining.LANGUAGE_SHARE * rate, rel=0.05
+        streets_pretraining.LANGUAGE_LR_SCALE * rate, rel=0.05
     )  # fmt: skip
     text, words = load_policy(base_folder("navigation"))  # where it began
     table, own = words.get_vocab(), tokenizer.get_vocab()

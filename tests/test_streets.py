@@ -203,6 +203,9 @@ def test_the_large_picture_shows_the_same_as_the_small_one():
     large = draw_mosaic(scene, look, 490)
     assert large.size == (490, 490) and large.mode == "RGB"
     assert draw_mosaic(scene, look, 333).size == (333, 333)
+    assert draw_mosaic(scene, look, 49).size == (49, 49)
+    with pytest.raises(ValueError, match="side must be at least 49 pixels, not 48"):
+        draw_mosaic(scene, look, 48)
     again = np.asarray(large.resize((49, 49), Image.Resampling.BOX), float)
     apart = np.abs(again - mosaic(scene, look)).max(-1)
     assert apart[3:24].mean() < 6 and apart[28:].mean() < 6  # labels are above

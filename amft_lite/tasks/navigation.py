@@ -25,7 +25,7 @@ landmark stands there, if any, and on which side, is for the walker to read. Wro
 without a second picture. The landmarks are then the same twelve everywhere, and `ood_visual` walks
 through cities that look otherwise.
 
-Left out: how cities are drawn.
+Left out: maps (`amft_lite.tasks.city`), the rules of a walk (`amft_lite.tasks.walks`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from amft_lite.tasks import Demonstration, Sight, one_of
+from amft_lite.tasks import Demonstration, Reward, Sight, one_of
 from amft_lite.tasks.city import COMPASS, SIDES, City, build_city, draw_route
 from amft_lite.tasks.street_walks import VIEW, seen_journey
 from amft_lite.tasks.streets import AWAY_LOOKS, HEIGHT, HOME_LOOKS, ICONS, WIDTH
@@ -44,7 +44,6 @@ from amft_lite.tasks.walks import (
     SHAPED_REWARDS,
     Journey,
     Point,
-    Reward,
     Stage,
     Walk,
     action_list,
@@ -63,6 +62,7 @@ __all__ = [
     "HOME",
     "MAX_CHARACTERS",
     "RELATIVE",
+    "SEEN_SPLITS",
     "SHAPED_REWARDS",
     "SPLITS",
     "Journey",
@@ -166,15 +166,16 @@ class Navigation:
             rng = random.Random(f"{self.name}/{split}")
             built = [build_city(first + number, names) for number in range(cities)]
             drawn = draw_journeys(built, self.legs, routes, split, turns, rng)
-            if self.vision:
-                looks = AWAY_LOOKS if split == "ood_visual" else HOME_LOOKS
-                by_seed = {city.seed: city for city in built}
-                drawn = [
-                    seen_journey(j, by_seed[j.route.city], looks[j.route.city % len(looks)])
-                    for j in drawn
-                ]
-            self._journeys[split] = drawn
+            self._journeys[split] = self._seen(drawn, built, split) if self.vision else drawn
         return self._journeys[split]
+
+    @staticmethod
+    def _seen(drawn: list[Journey], cities: Sequence[City], split: str) -> list[Journey]:
+        """Journeys with pictures; every city has one look."""
+        looks, city_of = AWAY_LOOKS if split == "ood_visual" else HOME_LOOKS, {}
+        for number, city in enumerate(cities):
+            city_of[city.seed] = city, looks[number % len(looks)]
+        return [seen_journey(example, *city_of[example.route.city]) for example in drawn]
 
     def prompts(self, split: str, n: int | None = None, seed: int = 0) -> list[Journey]:
         """Every route once, or `n` in shuffled passes."""

@@ -228,7 +228,9 @@ class NavigationOnFile(Navigation):
         self, routes: str | Path, shares: tuple[float, float, float] = (0.6, 0.1, 0.15),
         **options: Any,
     ) -> None:  # fmt: skip
-        """Raises ValueError as `read_routes` does, and where shares are none."""
+        """Raises ValueError as `read_routes` does, where shares are none, and for `vision`."""
+        if options.get("vision"):
+            raise ValueError("routes on file have no map to draw pictures of; vision must be off")
         super().__init__(**options)
         if not (min(shares) >= 0 and sum(shares) <= 1 + 1e-9):
             raise ValueError(f"shares must be three, at least 0 and 1 together, not {shares}")

@@ -2,7 +2,7 @@
 
 Along the way there are landmarks besides those of the directions, at about every second point
 between crossings. Without them a walker could say what it sees without looking, from the directions
-alone, and the first sign at the wayside would be the destination.
+alone, and would have arrived at the first sign that stands at no crossing.
 
 Left out: how a street is drawn (`amft_lite.tasks.streets`).
 """
@@ -37,7 +37,13 @@ class StreetJourney(Journey):
 
 
 def seen_journey(example: Journey, city: City, look: Look) -> StreetJourney:
-    """The same journey through that city, with pictures in place of what is told."""
+    """The same journey through that city, with pictures in place of what is told.
+
+    Raises:
+        ValueError: it has no route on a map, or passes a landmark without an icon.
+    """
+    if example.route is None:
+        raise ValueError(f"{example.key} has no route on a map, so there is nothing to draw")
     found = tuple(scenes(example.route, city))
     points = tuple(
         replace(point, seen=words(scene), shown=f"intersection {VIEW}" if scene.crossing else VIEW)

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 Polygon = tuple[tuple[float, float], ...]
 
 VIEWS = ("front", "right", "back", "left")
-VIEW = 24  #: pixels of a small view, both ways; the unit of all coordinates but the icons'
-HEIGHT = WIDTH = 2 * VIEW + 1  #: of a mosaic
+PIXELS = 24  #: of a small view, both ways; the unit of all coordinates but the icons'
+HEIGHT = WIDTH = 2 * PIXELS + 1  #: of a mosaic
 LINE = "#15171c"  #: between the views
 PAINT = "#f4f4ee"  #: on the road
 _MARGIN = 1  #: pixels painted around a view, so that it can be shifted
 _HORIZON, _FOOT = 14.0, 17.0  #: where streets end, and where houses meet the ground
-_THIRD = VIEW / 3  #: the width of one direction in a view
+_THIRD = PIXELS / 3  #: the width of one direction in a view
 _SIGN, _SIGN_TOP, _ICON = 12.0, 3.0, 9.6  #: size of the sign, its upper edge, size of its icon
 _SIGN_LEFT = (1.0, 6.0, 11.0)  #: of the sign at the left, in the middle and at the right of a view
 _ROOFS = (4.5, 6.5, 3.5, 5.5, 4.0, 6.0, 3.0, 5.0)  #: upper edges of the houses, by direction
@@ -290,7 +290,7 @@ def _street(look: Look, way: int, middle: float, crossing: bool) -> Iterator[Sha
         near, far = middle + sign * _THIRD / 2, middle + sign * 1.3
         yield Shape(((near, _ROOFS[beside]), (near, _FOOT), (far, _HORIZON + 0.3), (far, 11.0)),
                     wall)  # fmt: skip
-    bottom = VIEW + _MARGIN
+    bottom = PIXELS + _MARGIN
     yield Shape(_across(middle, _HORIZON, bottom, -1, 1), look.road)
     if crossing:
         for n in range(4):
@@ -303,7 +303,7 @@ def _street(look: Look, way: int, middle: float, crossing: bool) -> Iterator[Sha
 
 def view_shapes(look: Look, view: int, is_open: Sequence[bool], crossing: bool) -> Iterator[Shape]:
     """View 0 to 3 without a sign. `is_open` [3] says which of its directions have a street."""
-    end = VIEW + _MARGIN
+    end = PIXELS + _MARGIN
     yield Shape(_box(-_MARGIN, -_MARGIN, end, _HORIZON), look.sky)
     yield Shape(_box(-_MARGIN, _HORIZON, end, end), look.ground)
     for place, street in enumerate(is_open):
@@ -344,7 +344,7 @@ def _paint(shapes: Sequence[Shape], pixels: int, margin: int, oversample: int) -
     """Shapes on nothing, RGBA, a view being `pixels` wide; with `margin` more pixels around."""
     from PIL import Image, ImageDraw
 
-    scale, size = oversample * pixels / VIEW, oversample * (pixels + 2 * margin)
+    scale, size = oversample * pixels / PIXELS, oversample * (pixels + 2 * margin)
     image = Image.new("RGBA", (size, size), (0, 0, 0, 0))
     drawing = ImageDraw.Draw(image)
     for shape in shapes:
@@ -360,7 +360,7 @@ def _paint(shapes: Sequence[Shape], pixels: int, margin: int, oversample: int) -
 def _bare(look: Look, view: int, is_open: tuple[bool, ...], crossing: bool) -> np.ndarray:
     """A small view without its sign, float [26, 26, 3]: one pixel more on each side."""
     found = list(view_shapes(look, view, is_open, crossing))
-    return np.asarray(_paint(found, VIEW, _MARGIN, 8))[..., :3].astype(float)
+    return np.asarray(_paint(found, PIXELS, _MARGIN, 8))[..., :3].astype(float)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -368,7 +368,7 @@ def _sign(look: Look, landmark: str, place: int) -> np.ndarray:
     """A sign on its post alone, float [26, 26, 4], in place 0 to 2 of a view."""
     left = _SIGN_LEFT[place]
     found = [_post(look, left), *sign_shapes(look, landmark, left, _SIGN_TOP)]
-    return np.asarray(_paint(found, VIEW, _MARGIN, 8)).astype(float)
+    return np.asarray(_paint(found, PIXELS, _MARGIN, 8)).astype(float)
 
 
 def _directions(view: int) -> tuple[int, ...]:
@@ -378,8 +378,8 @@ def _directions(view: int) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=8192)
 def _views(scene: Scene, look: Look) -> np.ndarray:
-    """The four views of a scene with their margins, float [4, 26, 26, 3]."""
-    size = VIEW + 2 * _MARGIN
+    """The four views of a scene with their margins, uint8 [4, 26, 26, 3]."""
+    size = PIXELS + 2 * _MARGIN
     seen = np.empty((len(VIEWS), size, size, 3))
     for view, picture in enumerate(seen):
         ways = _directions(view)
@@ -388,6 +388,7 @@ def _views(scene: Scene, look: Look) -> np.ndarray:
             sign = _sign(look, scene.landmark, ways.index(scene.side))
             opacity = sign[..., 3:] / 255
             picture[:] = opacity * sign[..., :3] + (1 - opacity) * picture
+    seen = seen.round().astype(np.uint8)  # thousands are kept: 8 KB each, not 65
     seen.flags.writeable = False
     return seen
 
@@ -403,17 +404,17 @@ def _tiled(scene: Scene, look: Look, shifts: np.ndarray) -> np.ndarray:
     picture = np.empty((HEIGHT, WIDTH, 3))
     picture[:] = _rgb(LINE)
     for view, content in enumerate(_views(scene, look)):
-        row, column = _corner(view, VIEW, 1)
+        row, column = _corner(view, PIXELS, 1)
         down, right = _MARGIN - shifts[view]
-        part = content[down : down + VIEW, right : right + VIEW]
-        picture[row : row + VIEW, column : column + VIEW] = part
+        part = content[down : down + PIXELS, right : right + PIXELS]
+        picture[row : row + PIXELS, column : column + PIXELS] = part
     return picture
 
 
 def mosaic(scene: Scene, look: Look) -> np.ndarray:
     """The picture of a scene, uint8 [49, 49, 3], without noise."""
     still = np.zeros((len(VIEWS), 2), int)
-    return _tiled(scene, look, still).round().astype(np.uint8)
+    return _tiled(scene, look, still).astype(np.uint8)
 
 
 def look_at(scenes: Sequence[Scene], look: Look, rng: np.random.Generator) -> np.ndarray:
@@ -444,9 +445,15 @@ def _label(image: Image.Image, at: tuple[float, float], text: str, size: float) 
 
 
 def draw_mosaic(scene: Scene, look: Look, side: int = 480) -> Image.Image:
-    """The picture of a scene, `side` pixels wide and high, each view named."""
+    """The picture of a scene, `side` pixels wide and high, each view named.
+
+    Raises:
+        ValueError: `side` is below that of the small picture.
+    """
     from PIL import Image
 
+    if side < HEIGHT:
+        raise ValueError(f"side must be at least {HEIGHT} pixels, not {side}")
     pixels = (side - max(1, side // HEIGHT)) // 2
     gap = side - 2 * pixels
     picture = Image.new("RGB", (side, side), LINE)
@@ -474,6 +481,6 @@ def contact_sheet(look: Look, width: int = 96) -> Image.Image:
     for number, name in enumerate(ICONS):
         row, column = divmod(number, columns)
         corner = gap + column * (width + gap), gap + row * (width + 2 * gap)
-        sheet.paste(_paint(sign_shapes(look, name, 0, 0, VIEW), width, 0, 3), corner)
+        sheet.paste(_paint(sign_shapes(look, name, 0, 0, PIXELS), width, 0, 3), corner)
         _label(sheet, (corner[0], corner[1] + width + gap / 6), name, width / 7)
     return sheet

@@ -23,7 +23,7 @@ from amft_lite.tasks.streets import HOME_LOOKS, ICONS
 from amft_lite.tasks.walks import Journey, landmarks_read, walked
 
 STARTS_FROM = "navigation"  #: whose base brings directions and actions along
-LANGUAGE_SHARE = 0.2  #: so that the eye learns to read before turns are learned
+LANGUAGE_LR_SCALE = 0.2  #: so that the eye learns to read before turns are learned
 RECIPES: dict[str, dict[str, Any]] = {"0.2M": {"steps": 400, "stop": 300, "batch": 48, "lr": 3e-3}}
 PROMPTS = text_game.PROMPTS
 
@@ -54,6 +54,6 @@ def texts(
     cities = [build_city(1000 + number, names) for number in range(text_game.CITIES)]
     while True:
         turns, city = rng.choice(("compass", "relative")), rng.choice(cities)
-        [told] = draw_journeys([city], task.legs, 1, "pretraining", turns, rng)
-        example = seen_journey(told, city, rng.choice(HOME_LOOKS))
+        [route] = draw_journeys([city], task.legs, 1, "pretraining", turns, rng)
+        example = seen_journey(route, city, rng.choice(HOME_LOOKS))
         yield example.prompt, text_game.spoken(example, rng), example.pictures()

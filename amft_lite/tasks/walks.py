@@ -212,11 +212,16 @@ def walked(example: Journey, answers: Sequence[str], tries: int = 2) -> Walk:
     return walk
 
 
-def landmarks_read(walk: Walk, answers: Sequence[str]) -> tuple[int, int]:
-    """(right, all) among the points met at which there is a landmark: does the first attempt, one
-    of these `answers` of the walk, say exactly what is seen?"""
+def landmarks_read(walk: Walk, answers: Sequence[str], kind: str = "") -> tuple[int, int]:
+    """(right, all) among the points met, of that kind or any, at which there is a landmark: does
+    the first attempt, one of these `answers` of the walk, say exactly what is seen?"""
     points, first = walk.journey.points, {}
     for (place, _), text in zip(walk.attempts, answers, strict=False):
         first.setdefault(place, text[:MAX_CHARACTERS].split("|")[0].split())
-    asked = [place for place in first if points[place].seen not in ("nothing", "intersection")]
+    asked = [
+        place
+        for place in first
+        if points[place].seen not in ("nothing", "intersection")
+        and kind in ("", points[place].kind)
+    ]
     return sum(first[place] == points[place].seen.split() for place in asked), len(asked)
