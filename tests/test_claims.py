@@ -43,6 +43,8 @@ def test_a_changed_number_in_a_stored_result_makes_the_check_fail(monkeypatch):
                     cell[key] += 0.01 * (cell["seed"] % 3) * len(cell["arm"])
             for found in cell.get("splits", {}).values():
                 found["sampled"] += 0.001 * len(cell["arm"])
+            for point in cell.get("curve") or []:
+                point["rollouts"] += 64 * len(cell["arm"])
         with monkeypatch.context() as patch:
             patch.setattr(claims, "shipped", lambda n, name=name, changed=changed: (
                 changed if n == name else study.shipped(n)))  # fmt: skip

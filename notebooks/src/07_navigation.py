@@ -22,8 +22,8 @@
 # * read curves of memorising and generalising along SFT, RL and AMFT;
 # * tell what a policy sees from what it copies, in cities at home and elsewhere.
 #
-# *About a minute and a half to run on one CPU core, about an hour with the exercises,
-# under 1 GB of memory. You need notebooks 02 to 04.*
+# *About two minutes to run on one CPU core, about an hour with the exercises,
+# 1 to 2 GB of memory. You need notebooks 02 to 04.*
 #
 # > **Sources.** The game is the language version of V-IRL in Chu et al., *SFT
 # > Memorizes, RL Generalizes* (arXiv 2501.17161), paper and public code; the cities are
@@ -590,8 +590,8 @@ figures.describe(figure, "Turns right along SFT, a line for each learning rate, 
 #   Validation had chosen the higher rate by .006 of the routes. Part of what AMFT keeps
 #   over SFT is its lower rate; how much, this study cannot say.
 #
-# A single run of AMFT over 200 steps (the command line's default) shows what comes
-# later: turns by compass words go from .50 to .82, left and right from .98 to .83.
+# What comes later, a longer run shows: `amft-lite run --config navigation_lite`, about
+# eight minutes. The README has its figures.
 #
 # ## 7 · Streets that are seen
 #
@@ -633,7 +633,7 @@ def strip(pictures, times=3):
 
 for start in range(0, len(walk_seen.points), 5):
     there = [p.seen for p in walk_seen.points[start : start + 5]]
-    print("   ".join(there))
+    print(" | ".join(f"{n}: {words}" for n, words in enumerate(there, start + 1)))
     display(figures.picture(strip(walk_seen.pictures()[start : start + 5]),
                             "From left to right: " + ", ".join(there)))  # fmt: skip
 
