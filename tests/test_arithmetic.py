@@ -430,7 +430,7 @@ def test_recipes_exist_for_what_can_be_pretrained():
     assert recipe(task="arithmetic", steps=3).steps == 3 and set(RECIPES) == {"0.2M"}
     with pytest.raises(ValueError, match=r"come in the sizes 0\.2M, not '0\.8M'"):
         recipe("0.8M", "arithmetic")
-    with pytest.raises(ValueError, match="navigation_classic, not for 'dataset'"):
+    with pytest.raises(ValueError, match="navigation_vision, not for 'dataset'"):
         recipe(task="dataset")
 
 
