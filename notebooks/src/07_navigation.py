@@ -725,7 +725,8 @@ figures.describe(figure, "Share of landmarks read right, a bar for each look: th
 # * **Kept, not found.** `ood_rule` is known to the base; nothing here shows a policy
 #   that *discovers* a rule.
 # * **Drawn, not photographed.** Other cities differ in colours and patterns that we
-#   chose, until the base read between .15 and .50 of their landmarks.
+#   chose, until small nets read between .15 and .50 of their landmarks. How hard they
+#   are is our choice, not a finding.
 # * **A rail.** A wrong action is not executed, so nobody gets lost in the city.
 #
 # ## Self-test
