@@ -38,7 +38,7 @@ class Shown:
         self.token = model.config.picture_token_id
         self.seen = model.encode(pictures)
         self.n = n
-        self.number = [0] * (n * len(pictures))
+        self.number: list[int] = []  # of pictures that each row has been shown
 
     def prompts(self, x: Tensor, ids: Tensor) -> Tensor:
         """Embeddings x [P, L, d] of the prompts ids [P, L], pictures put in."""

@@ -5,11 +5,13 @@
                expert answers stop after reading the cards, so that lengths differ (notebook 03)
     noise      what one meta-gradient estimate is worth, at three moments of a run (notebook 03)
     lookahead  one step against twenty, at the same three moments (notebook 03)
+    signal     along whole runs with all demonstrations, right or half of them wrong: the
+               controller's averaged signal, single estimates, a reference and twenty steps
     smollm2    SmolLM2-135M with LoRA through TRL, one seed (notebook 08; about 40 minutes and 4 GB
                by itself, so only made when named; `make smollm2` first)
 
 Everything is written in blocks to runs/recordings/ and skipped where it is there, so a stopped
-call goes on. `make recordings`: about 40 minutes on two cores, or name the ones you want.
+call goes on. `make recordings`: over an hour on two cores, or name the ones you want.
 
 Rules, fixed before the first result. Seeds 1-5 (seed 0 chose the base). Success is the share of
 right answers at temperature 1 by the final policy on all test problems; differences to `amft` are
@@ -17,6 +19,11 @@ paired by seed, with Student's 95 % interval. Five seeds and no tuning: the reco
 the methods do, and rank nothing closer than their intervals. A reference sign in `noise` counts
 only where the reference is more than 2 standard errors from 0; estimates never share rollouts
 with the reference. Constant mu, for `lookahead`, are .05, .5 and .95, on the same seeds.
+`signal`, fixed before its first result: seeds 1-4, seven moments; a signal is judged by the share
+of moments with the sign of what twenty steps at mu = .95 gain on .05 (all moments, and those beyond
+2 standard errors), by run; and by its correlation with that gain over moments. `worth` asks whether
+a mu for each demonstration could be learned: the correlation, over demonstrations, of two estimates
+of how much one would rise, and how often a right one rises more than a wrong one.
 """
 
 from __future__ import annotations
@@ -36,9 +43,10 @@ from typing import Any
 import torch
 
 from amft_lite import objectives
-from amft_lite.batches import encode, generator, graded_rollouts
+from amft_lite.batches import encode, generator, graded_rollouts, shuffled_passes
 from amft_lite.config import build
 from amft_lite.evaluation import Evaluation, answers, evaluate
+from amft_lite.gate import uphill_direction
 from amft_lite.loop import AMFT
 from amft_lite.meta_gradient import (
     adam_direction,
@@ -77,7 +85,8 @@ MUS = (0.05, 0.5, 0.95)
 
 def start(settings: dict[str, Any], kind: type[AMFT] = AMFT) -> AMFT:
     policy, tokenizer = load_policy(base_folder("general_points"))
-    return kind(policy, tokenizer, load_task("general_points"), build(settings))
+    config = build(settings)
+    return kind(policy, tokenizer, load_task("general_points", **config.task_options()), config)
 
 
 def rounded(x: Any, digits: int = 5) -> Any:
@@ -392,6 +401,95 @@ def record_lookahead(step: int, seed: int) -> dict[str, Any]:
     return {"step": step, "seed": seed, "after": after}
 
 
+SIGNAL = {"demonstrations": 903, "demonstrated_prompts": 0.5, "lr": 1e-3}  #: as in `controls`
+REGIMES = {"right": {}, "half wrong": {"wrong_demonstrations": 0.5}}
+MOMENTS = (20, 35, 50, 65, 80, 95, 110)  #: meta steps
+
+
+def record_signal(regime: str, seed: int) -> dict[str, Any]:
+    """What the controller's signal is worth at moments of its own run, weights as it found them."""
+    settings = {**SIGNAL, **REGIMES[regime], "seed": seed}
+    amft, moments = start({**settings, "method": "amft"}), []
+    while amft.step <= MOMENTS[-1]:
+        found = measure_signal(amft, settings) if amft.step in MOMENTS else None
+        facts = amft.train_step()  # takes its signal from the same weights
+        if found:
+            moments.append({**found, "signal": rounded(facts["mu_signal"])})
+    return {"regime": regime, "seed": seed, "moments": moments}
+
+
+def measure_signal(amft: AMFT, settings: dict[str, Any], single: int = 8) -> dict[str, Any]:
+    """Single estimates (256 rollouts, one minibatch), the formula from 4,096 other rollouts, 16
+    other minibatches and all demonstrations, and success after 20 steps at either end."""
+    o, state = amft.rule.options, adam_state(amft.optimizer, amft.config.max_grad_norm)
+
+    def direction(sft: torch.Tensor, rl: torch.Tensor) -> torch.Tensor:
+        return adam_direction(sft, rl, state, amft.rule.mu, o.width)
+
+    base = 100 * amft.step  # of the numbers that choose prompts and draws
+    n = len(amft.demonstrations)
+    rl = [amft.gradient(amft.rl_loss, training_rollouts(amft, base + k), {}) for k in range(24)]
+    estimates, ups = [], []
+    for k in range(single):
+        places = torch.randperm(n, generator=generator(7, "sft", base + k))[: amft.config.sft_batch]
+        sft = amft.gradient(amft.plain_nll, amft.expert_answers.rows(places), {})
+        up, _ = validation_gradient(amft, base + k, 32, "estimate")
+        ups.append(up)
+        estimates.append(rounded(cosine(up, direction(sft, rl[k]))))
+    whole = amft.gradient(amft.plain_nll, amft.expert_answers, {})
+    exact_rl = torch.stack(rl[single:]).mean(0)
+    exact = direction(whole, exact_rl)
+    blocks = [validation_gradient(amft, base + 50 + k, 32, "reference")[0] for k in range(16)]
+    value, error = mean_and_error([torch.dot(block, exact).item() for block in blocks])
+    mixture = mix(whole, exact_rl, amft.rule.mu)
+    worth = {
+        "256": [worth_of_each(amft, up, mixture, state) for up in ups],
+        "2048": [worth_of_each(amft, torch.stack(half).mean(0), mixture, state)
+                 for half in (blocks[:8], blocks[8:])],
+    }  # fmt: skip
+    return {
+        "step": amft.step, "mu": rounded(amft.rule.mu), "single": estimates,
+        "reference": {"value": value, "error": error,
+                      "cosine": rounded(cosine(torch.stack(blocks).mean(0), exact))},
+        "after": {str(mu): [after_twenty(amft, settings, mu, k) for k in (1, 2, 3)]
+                  for mu in (MUS[0], MUS[-1])},
+        "worth": {name: compared(amft, rises) for name, rises in worth.items()},
+    }  # fmt: skip
+
+
+def worth_of_each(amft: AMFT, up: torch.Tensor, mixture: torch.Tensor, state: Any) -> torch.Tensor:
+    """Of the demonstrations that `AMFT.influence` takes at this step: the mean rise of log p."""
+    _, rise, mask = amft.influence(uphill_direction(up, mixture, state))
+    return (rise * mask).sum(1) / mask.sum(1)
+
+
+def compared(amft: AMFT, rises: list[torch.Tensor]) -> dict[str, float | None]:
+    """Mean correlation of two estimates; share of pairs in which the right expert rises more."""
+    n, c = len(amft.demonstrations), amft.config
+    places = shuffled_passes(n, min(n, 128), amft.step, c.seed, "influence").tolist()
+    right = torch.tensor([amft.demonstrations[place].right for place in places])
+    table = torch.corrcoef(torch.stack(rises))
+    pairs = table[torch.triu_indices(len(rises), len(rises), 1).unbind()]
+    higher = [(r[right, None] > r[None, ~right]).double().mean().item() for r in rises]
+    return {"correlation": rounded(pairs.mean().item()),
+            "right_above_wrong": rounded(sum(higher) / len(higher))}  # fmt: skip
+
+
+def after_twenty(amft: AMFT, settings: dict[str, Any], mu: float, number: int) -> float:
+    """Validation success after 20 steps with one mu; `number` chooses prompts and draws."""
+    changed = {"method": "fixed", "mu_start": mu, "seed": 100 * settings["seed"] + number}
+    branch = start({**settings, **changed})
+    branch.demonstrations, branch.expert_answers = amft.demonstrations, amft.expert_answers
+    branch.load_state_dict(copy.deepcopy(amft.state_dict()))
+    branch.rule.mu = mu
+    for _ in range(20):
+        branch.train_step()
+    found = evaluate(
+        branch.policy, branch.tokenizer, branch.task, "validation", 0, 8, greedy=False
+    )  # fmt: skip
+    return rounded(found.success.mean)
+
+
 # --- putting them together ------------------------------------------------------------------------
 
 JOBS: dict[str, dict[str, Any]] = {
@@ -406,6 +504,11 @@ JOBS: dict[str, dict[str, Any]] = {
         f"lookahead-{step}-{seed}": partial(record_lookahead, step, seed)
         for step in POINTS
         for seed in range(8)
+    },
+    "signal": {
+        f"signal-{place}-{seed}": partial(record_signal, regime, seed)
+        for seed in (1, 2, 3, 4)
+        for place, regime in enumerate(REGIMES)
     },
 }
 
