@@ -34,6 +34,10 @@ BANDS = {
 }
 
 
+def _landmarks(example: Journey, answers: Sequence[str]) -> tuple[int, int]:
+    return landmarks_read(walked(example, answers), answers)
+
+
 CHECKS: dict[str, tuple[str, Callable[[Journey, Sequence[str]], bool | tuple[int, int]]]] = {
     **text_game.CHECKS,
     "landmarks_read_right": ("validation", _landmarks),
