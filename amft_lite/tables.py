@@ -6,7 +6,8 @@ Left out: verdicts on the paper's claims (`amft_lite.claims`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from amft_lite import figures
+from amft_lite.cells import THINNED
 from amft_lite.statistics import (
     Interval,
     detectable,
@@ -337,21 +339,74 @@ def curves_figure(
     is drawn.
     """
     figure = figures.new_figure(title, "training step", y)
-    positions = {}
-    for split, words in splits.items():
-        first = len(figure.data)
-        for place, arm in enumerate(arms_of(result)):
-            runs = [cell["curve"] for cell in result["cells"] if cell["arm"] == arm]
-            steps = [point["step"] for point in runs[0]]
-            found = [mean_interval([point[key(split)] for point in points])
-                     for points in zip(*runs, strict=True)]  # fmt: skip
-            shade = figures.colour(arm, place)
-            low, high = [f.low for f in found], [f.high for f in found]
-            figures.add_band(figure, steps, low, high, shade, arm)
-            figure.add_scatter(x=steps, y=[f.mean for f in found], name=arm,
-                               mode="lines+markers", line={"color": shade})  # fmt: skip
-        positions[words] = range(first, len(figure.data))
+    positions = {
+        words: _add_curves(figure, _curves(result["cells"], "step", key(split)))
+        for split, words in splits.items()
+    }
     return figures.add_slider(figure, "split", positions)
+
+
+def cost_figure(result: dict[str, Any], title: str, split: str = "test") -> go.Figure:
+    """Success over rollouts paid, validation included; the slider's positions are regimes."""
+    figure = figures.new_figure(title, "rollouts, validation included", "share of right answers")
+    positions = {}
+    for regime in regimes_of(result):
+        cells = [cell for cell in result["cells"] if cell["regime"] == regime]
+        positions[regime] = _add_curves(figure, _curves(cells, "rollouts", split))
+    return figures.add_slider(figure, "regime", positions)
+
+
+def dynamics_figure(
+    result: dict[str, Any], title: str, arms: Sequence[str], regimes: dict[str, str],
+    names: dict[str, str],
+) -> go.Figure:  # fmt: skip
+    """What went on inside the runs: traces of the cells, means over blocks of steps.
+
+    The slider's positions are `regimes` (regime -> words) times `names` (trace -> words).
+    """
+    figure = figures.new_figure(title, "training step", "")
+    positions = {}
+    for (regime, where), (name, what) in itertools.product(regimes.items(), names.items()):
+        curves = {}
+        for arm in arms:
+            traces = [cell["traces"].get(name) for cell in result["cells"]
+                      if (cell["arm"], cell["regime"]) == (arm, regime)]  # fmt: skip
+            runs = [
+                [((n + 0.5) * THINNED, value) for n, value in enumerate(trace) if value is not None]
+                for trace in traces
+                if trace
+            ]
+            if runs:
+                curves[arm] = runs
+        positions[f"{what}, {where}"] = _add_curves(figure, curves)
+    return figures.add_slider(figure, "shown", positions)
+
+
+#: arm -> its runs, each a list of points (x, y); all runs of an arm have the same x.
+Curves = dict[str, list[list[tuple[float, float]]]]
+
+
+def _curves(cells: list[dict[str, Any]], x: str, y: str) -> Curves:
+    """The curves of cells that have one, by arm."""
+    found: Curves = {}
+    for cell in cells:
+        points = [(point[x], point[y]) for point in cell["curve"]]
+        found.setdefault(cell["arm"], []).append(points)
+    return found
+
+
+def _add_curves(figure: go.Figure, curves: Curves) -> range:
+    """Draw each arm's mean with its 95 % interval; the places of the new traces."""
+    first = len(figure.data)
+    for place, (arm, runs) in enumerate(curves.items()):
+        x = [x for x, _ in runs[0]]
+        found = [mean_interval([y for _, y in points]) for points in zip(*runs, strict=True)]
+        shade = figures.colour(arm, place)
+        low, high = [f.low for f in found], [f.high for f in found]
+        figures.add_band(figure, x, low, high, shade, arm)
+        figure.add_scatter(x=x, y=[f.mean for f in found], name=arm,
+                           mode="lines+markers", line={"color": shade})  # fmt: skip
+    return range(first, len(figure.data))
 
 
 def outside_bands(result: dict[str, Any], stored: dict[str, Any]) -> tuple[list[str], int]:
