@@ -121,6 +121,23 @@ def regrets(result: dict[str, Any], split: str = "test", kind: str = "sampled") 
     }
 
 
+def gain_figure(result: dict[str, Any], shown: Sequence[str], title: str) -> go.Figure:
+    """What arms gain on the best constant of each regime, on the first split, sampled.
+
+    The best constant is that of the seeds at hand, which flatters it.
+    """
+    lost, regimes = regrets(result, *measures_of(result)[0]), regimes_of(result)
+    figure = figures.new_figure(title, "regime", "share of right answers, difference", 440)
+    for place, arm in enumerate(arm for arm in shown if arm in lost):
+        constant = arm.startswith(CONSTANT)
+        figure.add_scatter(
+            x=regimes, y=[-lost[arm]["each"][regime] for regime in regimes], name=arm,
+            mode="lines+markers",
+            line={"color": figures.PALETTE[place], "dash": "dot" if constant else "solid"},
+        )  # fmt: skip
+    return figure.add_hline(y=0, line={"color": "#7f7f7f", "width": 1})
+
+
 def point_reached(
     curve: list[dict[str, float]], target: float, split: str = "test"
 ) -> dict[str, float]:

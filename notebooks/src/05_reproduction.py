@@ -467,25 +467,11 @@ figures.describe(figure, "Success of every method in four measures; rules that d
 figures.add_slider(figure, "measure", {w: [n] for n, w in enumerate(names.values())})
 
 # %%
-regimes, lost = tables.regimes_of(study), tables.regrets(study)
-figure = figures.new_figure(
+figure = tables.gain_figure(
+    study,
+    ("amft_gate-equal", "cut_low", "amft", "sft_then_rl", "fixed-.5", "fixed-.05"),
     "Gain over the best constant of each regime (test, sampled)",
-    "regime",
-    "share of right answers, difference",
-    440,
 )
-shown = ("amft_gate-equal", "cut_low", "amft", "sft_then_rl", "fixed-.5", "fixed-.05")
-for n, arm in enumerate(a for a in shown if a in arms):
-    figure.add_scatter(
-        x=[r.removeprefix("all-") for r in regimes],
-        y=[-lost[arm]["each"][r] for r in regimes], name=arm,
-        mode="lines+markers",
-        line={
-            "color": figures.PALETTE[n],
-            "dash": "dot" if "fixed" in arm else "solid",
-        },
-    )  # fmt: skip
-figure.add_hline(y=0, line={"color": "#7f7f7f", "width": 1})
 figures.describe(figure, "The scalar controller stays near 0; rules that drop unlikely "
                          "tokens gain where experts err")  # fmt: skip
 
