@@ -27,6 +27,7 @@ import plotly.io as pio
 #: Okabe-Ito: told apart by colour-blind readers, and on light and dark pages.
 COLOURS = {
     "amft": "#0072B2",
+    "amft_full": "#D55E00",
     "sft": "#E69F00",
     "rl": "#009E73",
     "published": "#CC79A7",

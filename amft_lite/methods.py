@@ -110,6 +110,8 @@ _BUNDLES = (
     Method("amft_cut", "amft", token_weight=lambda p, _: cut_weight(p)),
     Method("amft_phi", "amft", token_weight=lambda p, _: 4 * phi_weight(p)),
     *(Method(name, name, {"mu_start": 0.3}) for name in GATED),
+    # the default of the lite game: `controllers` chose it
+    Method("amft_full", "amft_gate", {"mu_start": 0.3, "entropy_form": "gradient"}),
 )
 
 #: Where a rule's own method departs from the common defaults; sources in `amft_lite.config`.

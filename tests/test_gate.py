@@ -9,6 +9,7 @@ import torch
 from test_loop import make, run
 
 from amft_lite import objectives
+from amft_lite.config import build, read_file
 from amft_lite.gate import (
     EDGES,
     QUARTERS,
@@ -493,3 +494,15 @@ def test_in_a_run_the_weights_move_and_are_recorded(name):
     assert flatten(loop.parameters).isfinite().all()
     if name == "amft_gate_only":
         assert {r["mu"] for r in loop.records[8:]} == {loop.config.mu_start}
+
+
+def test_the_lite_game_s_default_learns_gates_too_and_asks_validation_for_entropy():
+    full = build(read_file("lite"))
+    assert (full.method, full.entropy_form, full.mu_start) == ("amft_full", "gradient", 0.3)
+    rule = METHODS["amft_full"].make_rule(full.rule_options())
+    assert isinstance(rule, GatedController) and rule.entropy_form == "gradient"
+    assert rule.gate.tolist() == [0, 0, 1, 1, 1] and rule.trust.tolist() == [0, 0, 1, 1]
+    # a setting still wins, and the scalar beside it is as it was
+    assert build(read_file("lite"), {"entropy_form": "off"}).entropy_form == "off"
+    scalar = build(read_file("lite"), {"method": "amft"})
+    assert (scalar.entropy_form, scalar.mu_start) == ("off", 0.5)

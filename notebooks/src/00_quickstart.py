@@ -15,7 +15,7 @@
 # **You will be able to**
 #
 # * say what AMFT mixes, and what it learns;
-# * read the three plots that tell what a run did;
+# * read the four plots that tell what a run did;
 # * say what one run can show, and what it cannot.
 #
 # *A minute to run on one CPU core, ten to read, under 1 GB of memory. You need: what a
@@ -37,7 +37,9 @@
 #
 # and asks: **can $\mu$ itself be learned?** Its answer is a *meta-gradient*. Keep some
 # problems aside, and every few steps measure which way $\mu$ should have moved for the
-# *next* step to solve more of them.
+# *next* step to solve more of them. The default of this kit, `amft_full`, asks the same
+# of every *token* that it could imitate (the method `amft` learns $\mu$ alone, as the
+# paper has it).
 #
 # > AMFT is arXiv 2508.06944. Its authors withdrew it in October 2025 (version 3). We
 # > read its abstract and its released code ourselves; equations and numbers of its
@@ -52,7 +54,7 @@ use_plotly()
 print(versions())
 
 # %% tags=["parameters"]
-METHOD = "amft"  # also: sft, rl, fixed, sft_then_rl, linear, cosine, placebo, published
+METHOD = "amft_full"  # also: amft (mu alone), sft, rl, fixed, sft_then_rl, placebo, ...
 SEED = 0
 STEPS = 150
 DEMONSTRATIONS = 100
@@ -132,7 +134,7 @@ for hand, [text] in zip(
 # meta-gradient. Every 15 steps we look at *test* problems, which the training never
 # uses in any way.
 #
-# **Predict before you run:** $\mu$ starts at 0.5. Will it go up (more imitation) or
+# **Predict before you run:** $\mu$ starts at 0.3. Will it go up (more imitation) or
 # down (more exploration)? When?
 
 # %%
@@ -171,7 +173,7 @@ while amft.step < config.steps:
             f"{amft.step:4} {records[-1]['mu']:5.2f} {reward:7.2f}"
             f"    {now['mean']:.2f}  [{now['low']:.2f}, {now['high']:.2f}]"
         )
-moved = "up" if records[-1]["mu"] > 0.5 else "down"
+moved = "up" if records[-1]["mu"] > config.mu_start else "down"
 print("as predicted" if prediction == moved else f"mu went {moved}")
 
 # %% [markdown]
@@ -206,11 +208,31 @@ figures.mu_figure({METHOD: records}, config.warmup_steps)
 #
 # **What would prove it wrong.** Dots that scatter around 0 for the whole run: then the
 # line is a random walk. Look again: is that what you see here? Run it with `METHOD =
-# "placebo"`, where a coin decides in which direction each dot moves $\mu$, and compare.
-# We come back to this below.
+# "gate_placebo"`, where a coin decides in which direction weights move, and compare. We
+# come back to this below.
 
 # %% [markdown]
-# ## Figure 3: is it still exploring?
+# ## Figure 3: which tokens does it imitate?
+
+# %%
+from amft_lite.gate import BINS
+
+gated = any("mu_gate_0" in record for record in records)
+figures.gate_figure(records, BINS, config.warmup_steps) if gated else None
+
+# %% [markdown]
+# **How to read it.** Each token of an expert's answer has a weight, by how likely the
+# model finds it (solid lines), times a weight of its whole answer, by how likely the
+# model finds that among others (dashed). The rule starts sceptical: tokens with less
+# than 15 % and the less likely half of the answers are not imitated. Each update asks
+# whether the group's tokens would become likelier along the direction that raises
+# validation reward, and moves its weight up or down.
+#
+# **What would prove it wrong.** The same success with weights that stay where they
+# start, or that a coin moves. Both come close; see below.
+
+# %% [markdown]
+# ## Figure 4: is it still exploring?
 
 # %%
 figures.entropy_figure({METHOD: records}, config.warmup_steps)
@@ -222,8 +244,9 @@ figures.entropy_figure({METHOD: records}, config.warmup_steps)
 # few examples fastest of all (notebook 03).
 #
 # AMFT also has an *entropy term* that pushes $\mu$ when entropy leaves $H^*$. As
-# transcribed, the paper's equation and its text give that push opposite signs. Here it
-# is off, because neither form showed a gain (notebook 04); `entropy_form` turns it on.
+# transcribed, the paper's equation and its text give that push opposite signs. The
+# default asks validation for it instead: while entropy is below $H^*$, a direction that
+# raises entropy counts as better (notebook 03). `entropy_form` has all of them.
 #
 # **What would prove it wrong.** Entropy that falls while success falls too: the model
 # has not become surer, only narrower.
