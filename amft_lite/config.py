@@ -146,7 +146,7 @@ class RunConfig:
     """Weight, in the utility, of the log-likelihood a token of experts' answers to the validation
     prompts; 0 for reward alone (ours)."""
     entropy_form: EntropyForm = "off"
-    """off, equation (+eta_H (H*-H), as printed), text (the reverse), gradient (ours; in amft_full)."""
+    """off, equation (+eta_H (H*-H), as printed), text (the reverse), gradient (ours: amft_full)."""
     eta_entropy: float = 0.05
     """eta_H of equation and text for our controller, mu a nat."""
     entropy_beta: float = 0.1
