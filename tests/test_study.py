@@ -128,8 +128,8 @@ def test_quick_is_ten_seeds_of_four_methods_and_its_tables_follow():
     assert moved["amft"] >= 0.1 and moved["sft"] == 0 and moved["rl"] == 0
 
 
-def test_the_readme_shows_the_regimes_as_they_are_stored():
-    readme = (DATA.parent / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_results_shows_the_regimes_as_they_are_stored():
+    readme = (DATA / "studies" / "README.md").read_text(encoding="utf-8")
     assert tables.markdown(shipped("regimes")) in readme
 
 

@@ -315,9 +315,7 @@ for arm, name in names.items():
     print(f"{name:22} {m['mean']:.3f}  [{m['low']:.3f}, {m['high']:.3f}]  n={m['n']}")
 for arm in ("amft", "cut_low"):
     m = game["differences"][f"amft_gate-entropy - {arm}"]["validation"]
-    print(
-        f"{'amft_full - ' + arm:22} {m['mean']:+.3f}  [{m['low']:+.3f}, {m['high']:+.3f}]"
-    )
+    print(f"amft_full - {arm:10} {m['mean']:+.3f}  [{m['low']:+.3f}, {m['high']:+.3f}]")
 
 # %% [markdown]
 # **How to read it.** The default beats $\mu$ alone; *and a constant rule does as well*.
