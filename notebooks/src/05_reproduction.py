@@ -513,8 +513,8 @@ for first, others in {
 # * learned weights of tokens and demonstrations gain most where experts err, in sampled
 #   and greedy success and on the new rule. So they are more than sharpening, although
 #   their entropy at the end is the lowest of all;
-# * the default, `amft_full-equal`, is better than every constant and every rival of the
-#   paper, sampled and greedy, at no more rollouts than they pay;
+# * the default, `amft_full-equal`, is better than every constant and every rival but the
+#   two cuts, sampled and greedy, at no more rollouts than they pay;
 # * *and a constant cut of tokens below $p=.15$ does as well*. The meta-gradient found a
 #   rule; whoever knows the rule need not pay for finding it.
 #
