@@ -37,9 +37,9 @@
 #
 # and asks: **can $\mu$ itself be learned?** Its answer is a *meta-gradient*. Keep some
 # problems aside, and every few steps measure which way $\mu$ should have moved for the
-# *next* step to solve more of them. The default of this kit, `amft_full`, asks the same
-# of every *token* that it could imitate (the method `amft` learns $\mu$ alone, as the
-# paper has it).
+# *next* step to solve more of them. The default of this game, `amft_full`, asks the
+# same of every *token* that it could imitate (the method `amft` learns $\mu$ alone, as
+# the paper has it).
 #
 # > AMFT is arXiv 2508.06944. Its authors withdrew it in October 2025 (version 3). We
 # > read its abstract and its released code ourselves; equations and numbers of its
@@ -203,13 +203,13 @@ figures.mu_figure({METHOD: records}, config.warmup_steps)
 # %% [markdown]
 # **How to read it.** The line is $\mu$. Each dot (right axis) is one meta-gradient, as
 # a cosine of averaged gradients: above 0 it says "more imitation would have helped",
-# below 0 "more exploration". One dot is noisy; the controller adds them up, by at most
-# 0.05 at a time.
+# below 0 "more exploration" (for reward, and for entropy while that is low). One dot is
+# noisy; the controller adds them up, by at most 0.05 at a time.
 #
 # **What would prove it wrong.** Dots that scatter around 0 for the whole run: then the
 # line is a random walk. Look again: is that what you see here? Run it with `METHOD =
-# "gate_placebo"`, where a coin decides in which direction weights move, and compare. We
-# come back to this below.
+# "placebo"`, where a coin decides in which direction each dot moves $\mu$, and compare.
+# We come back to this below.
 
 # %% [markdown]
 # ## Figure 3: which tokens does it imitate?
@@ -229,7 +229,8 @@ figures.gate_figure(records, BINS, config.warmup_steps) if gated else None
 # validation reward, and moves its weight up or down.
 #
 # **What would prove it wrong.** The same success with weights that stay where they
-# start, or that a coin moves. Both come close; see below.
+# start, or that a coin moves (`METHOD = "gate_placebo"`). One run cannot tell; notebook
+# 03 prints what several seeds say of either.
 
 # %% [markdown]
 # ## Figure 4: is it still exploring?
@@ -318,10 +319,11 @@ for arm in ("amft", "cut_low"):
     print(f"amft_full - {arm:10} {m['mean']:+.3f}  [{m['low']:+.3f}, {m['high']:+.3f}]")
 
 # %% [markdown]
-# **How to read it.** The default beats $\mu$ alone; *and a constant rule does as well*.
-# The learned weights found out that unlikely tokens are bad to imitate, the cut was
-# found by looking at them, and whoever knows it need not pay for learning it. Finding
-# where, if anywhere, learning pays is what the rest of the kit is for.
+# **How to read it.** The default beats $\mu$ alone in sampled success; *and a constant
+# rule does as well*. The learned weights found out that unlikely tokens are bad to
+# imitate, the cut was found by looking at them, and whoever knows it need not pay for
+# learning it. Finding where, if anywhere, learning pays is what the rest of the kit is
+# for.
 #
 # ## Self-test
 #
@@ -347,5 +349,5 @@ for arm in ("amft", "cut_low"):
 # * Change `METHOD`, `SEED` or `DEMONSTRATIONS` at the top and run all again.
 # * `01_implicit_rewards` begins the course.
 # * On the command line: `amft-lite run`, `amft-lite run --method rl`, then
-#   `amft-lite report runs/lite-amft-seed0 runs/lite-rl-seed0`.
+#   `amft-lite report runs/lite-amft_full-seed0 runs/lite-rl-seed0`.
 # * Read `amft_lite/loop.py`: Algorithm 1 in one file.

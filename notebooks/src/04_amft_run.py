@@ -131,8 +131,8 @@ for mu in (0.0, 0.5, 1.0):
 #
 # (Line numbers as in the notes. Line 12 also steps the critic, where there is one; here
 # groups serve as baseline, and the entropy term is off: see notebook 03. We write the
-# scalar form, `amft`. The default, `amft_full`, adds weights of tokens to line 4 and
-# their update to line 9; it runs in section 3.)
+# scalar form, `amft`. The default, `amft_full`, adds weights of tokens to line 4, asks
+# for entropy in line 7 and moves the weights in line 9; it runs in section 3.)
 #
 # ### Exercise 3 · The order of things
 # ●●○ · 8 minutes
@@ -351,8 +351,9 @@ figures.mu_figure({"amft": records}, config.warmup_steps)
 #
 # **What would prove it wrong.** A line that goes up at a dot below 0.
 #
-# And the default, on the same seed: the same prompts and demonstrations, and weights
-# for tokens and whole demonstrations (notebook 03, section 8).
+# And the default, on the same seed, prompts and demonstrations: it also learns weights
+# for tokens and whole demonstrations, asks validation for entropy, and starts at
+# $\mu=.3$ (notebook 03, section 8).
 
 # %%
 runs = {"amft": curve}
@@ -589,6 +590,5 @@ check("linear_mu", linear_mu).require()
 #
 # ## What was left out
 #
-# Large models (the same formulas, on TRL); rivals with their own tuning, more seeds,
-# and the claims of the paper one by one; weights for each token or prompt in place of
-# one $\mu$. They are the next parts of this repository.
+# Large models (notebook 08); rivals with their own tuning, more seeds, and the claims
+# of the paper one by one (notebook 05).
