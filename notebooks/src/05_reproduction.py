@@ -525,15 +525,15 @@ for first, others in {
 # game, and where bases are rewarded often (`all-clean-rich`) nothing is.
 #
 # **What would prove it wrong.** Twenty fresh seeds, set aside and run once
-# (`studies/confirm.yaml`); another base; another game. They are still to be run, but
-# for the game: section 6.
+# (`studies/confirm.yaml`); another base; another game (`second_task`). They are still
+# to be run.
 #
 # ## 6 · Parts and controls
 #
 # Ablations take a part out; controls keep everything but the information.
 
 # %%
-for name in ("quick", "ablations", "controls", "efficiency", "second_task"):
+for name in ("quick", "ablations", "controls", "efficiency", "robustness"):
     result = shipped_or_none(name)
     if result is None:
         print(f"\n{name}: not run yet (amft-lite study {name})")
