@@ -30,6 +30,7 @@ COLOURS = {
     "amft_full": "#D55E00",
     "sft": "#E69F00",
     "rl": "#009E73",
+    "sft_then_rl": "#56B4E9",
     "published": "#CC79A7",
     "placebo": "#7f7f7f",
     "grey": "#7f7f7f",

@@ -218,7 +218,9 @@ def test_an_arm_is_asked_for_by_its_name_or_its_method(tmp_path):
     grid = read_grid("regimes")
     constants = [f"fixed-.{x}" for x in ("05", "1", "3", "5", "9")]
     assert grid.arms_called("fixed") == constants and grid.arms_called("fixed-.1") == ["fixed-.1"]
-    assert grid.arms_called("amft_gate") == ["amft_gate"]  # the arm, not also amft_gate-equal
+    assert grid.arms_called("amft_gate") == ["amft_gate-equal"]
+    controllers = read_grid("controllers")  # the arm, not also amft_gate-open and others
+    assert controllers.arms_called("amft_gate") == ["amft_gate"]
     assert len(read_grid("oracle").arms_called("replay")) == 27  # the grid's settings say so
     with pytest.raises(StudyError, match="regimes has no arm 'cosine'; known: fixed"):
         grid.arms_called("cosine")
@@ -350,7 +352,7 @@ def test_a_cell_is_what_amft_lite_run_trains(tmp_path):
         console=quiet(),
     )  # fmt: skip
     settings = {**TINY["settings"], "seed": 5, "eval_prompts": 6, "eval_samples": 2,
-                "eval_every": 0}  # fmt: skip
+                "eval_every": 0, "method": "amft"}  # fmt: skip
     words = [w for k, v in settings.items() for w in ("--set", f"{k}={v}")]
     amft("run", "--out", tmp_path / "run", *words)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

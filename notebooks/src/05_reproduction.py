@@ -496,7 +496,7 @@ for first, others in {
     rows = tables.comparison(study, first)["differences"]
     for other in others:
         row = rows[f"{first} - {other}"]
-        print(f"{first + ' - ' + other:31}" + "  ".join(
+        print(f"{first + ' - ' + other:34}" + "  ".join(
             f"{m['mean']:+.3f} [{m['low']:+.3f}, {m['high']:+.3f}]"
             for m in (row["test"], row["test_greedy"], row["ood_rule"])))  # fmt: skip
 
