@@ -491,13 +491,15 @@ def test_a_rule_s_mu_weighs_the_two_gradients():
 # --- continuing -----------------------------------------------------------------------------------
 
 TRACE = " ".join(str(0.1 + k / 13) for k in range(9))
-NEW = [n for n, m in METHODS.items() if m.rule in RIVALS or m.token_weight or "gate" in n]
+NEW = [n for n, m in METHODS.items() if m.rule in RIVALS or m.token_weight or "gate" in m.rule]
 
 
 def test_the_list_of_new_methods_is_whole():
     assert {METHODS[n].rule for n in NEW} > set(RIVALS)
-    assert {"amft_gate", "amft_gate_only", "gate_placebo"} <= set(NEW)
-    assert all(isinstance(make(method=n).rule, GatedController) for n in NEW if "gate" in n)
+    assert {"amft_full", "amft_gate", "amft_gate_only", "gate_placebo"} <= set(NEW)
+    assert all(
+        isinstance(make(method=n).rule, GatedController) for n in NEW if "gate" in METHODS[n].rule
+    )
 
 
 @pytest.mark.parametrize("method", NEW)

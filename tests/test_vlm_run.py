@@ -50,7 +50,7 @@ def paid(monkeypatch):
 
 
 def words(folder, **changes):
-    settings = {"model": folder, **SHORT, **changes}
+    settings = {"model": folder, "method": "amft", **SHORT, **changes}
     return [w for k, v in settings.items() for w in ("--set", f"{k}={v}")]
 
 

@@ -756,14 +756,10 @@ check("controller_step", controller_step).require()
 # has to earn its weight ($\eta=.2$). **Entropy is asked for, too**: while it is below
 # $H^*$, $\nabla U$ becomes $\nabla(U+\beta H)$, $\beta=.1$. Then whatever *keeps*
 # entropy up counts as better, for $\mu$ and for the weights, and section 6's question
-# of the sign does not come up. (It asks gently: in the default game entropy still ends
-# at .13, less than half of $H^*$, as without it.)
+# of the sign does not come up. (Gently: entropy still ends below half of $H^*$.)
 #
-# Which parts of this help? Success on *validation* problems, which is what may choose a
-# default: first seventeen variants in three regimes (two seeds, so the best of them is
-# flattered), then the leader and its rivals on other seeds, the default game among the
-# regimes (the rules of choice stand in `configs/studies/controllers*.yaml`, committed
-# before the results were read).
+# Which parts help? Success on *validation* problems: seventeen variants (two seeds: the
+# best is flattered), then the leader and its rivals on other seeds.
 #
 # **Predict.** Two regimes: all experts right, or half of them wrong. In which will the
 # less likely half of the demonstrations, which starts at weight 0, be let in?
@@ -814,12 +810,8 @@ figures.describe(figure, "Tokens likelier than .15 mostly keep weight 1, others 
 
 # %% [markdown]
 # **How to read it.** `amft_gate-entropy` is the default; `-still` keeps its weights
-# where they start and learns $\mu$ alone; `-tokens` has no weights of demonstrations;
-# `-open` starts at 1; `-cheap` asks for a quarter of the validation rollouts (`-equal`:
-# and takes fewer prompts a step); `gate_only` keeps $\mu$; `gate_placebo` moves the
-# weights by a coin; `-traces` and `-experts` are scalars with a longer memory, or with
-# the experts' likelihood in $U$; `amft_cut` and `amft_phi` put the scalar on top of a
-# constant gate; `cut_low` and `cut_half` are constants.
+# where they start; `gate_placebo` moves them by a coin; `cut_low` and `cut_half` are
+# constants (all names: `data/studies/README.md`).
 #
 # Rules that are sceptical lead, learned or not. In the second list the default is .034
 # above the scalar ([.025, .044], three seeds), `cut_low` .029; *learning* the weights

@@ -6,12 +6,13 @@
     noise      what one meta-gradient estimate is worth, at three moments of a run (notebook 03)
     lookahead  one step against twenty, at the same three moments (notebook 03)
     signal     along whole runs with all demonstrations, right or half of them wrong: the
-               controller's averaged signal, single estimates, a reference and twenty steps
+               controller's averaged signal, single estimates, a reference and twenty steps (when
+               named; an hour of one core)
     smollm2    SmolLM2-135M with LoRA through TRL, one seed (notebook 08; about 40 minutes and 4 GB
                by itself, so only made when named; `make smollm2` first)
 
 Everything is written in blocks to runs/recordings/ and skipped where it is there, so a stopped
-call goes on. `make recordings`: over an hour on two cores, or name the ones you want.
+call goes on. `make recordings`: about 40 minutes on two cores, or name the ones you want.
 
 Rules, fixed before the first result. Seeds 1-5 (seed 0 chose the base). Success is the share of
 right answers at temperature 1 by the final policy on all test problems; differences to `amft` are
@@ -505,6 +506,9 @@ JOBS: dict[str, dict[str, Any]] = {
         for step in POINTS
         for seed in range(8)
     },
+}
+#: Recordings that are made only when named: not in data/recordings/ yet.
+ON_REQUEST: dict[str, dict[str, Any]] = {
     "signal": {
         f"signal-{place}-{seed}": partial(record_signal, regime, seed)
         for seed in (1, 2, 3, 4)
@@ -516,7 +520,7 @@ JOBS: dict[str, dict[str, Any]] = {
 def work(share: int, of: int, names: list[str]) -> None:
     """Every block that is missing; with several workers, each takes its share."""
     torch.set_num_threads(1)
-    jobs = [(key, job) for name in names for key, job in JOBS[name].items()]
+    jobs = [(key, job) for name in names for key, job in (JOBS | ON_REQUEST)[name].items()]
     for place, (key, job) in enumerate(jobs):
         path = BLOCKS / f"{key}.json"
         if place % of != share or path.is_file():
@@ -529,7 +533,7 @@ def work(share: int, of: int, names: list[str]) -> None:
 
 def collect(name: str) -> None:
     """One file of all blocks; their provenance must agree but for the date."""
-    blocks = [json.loads((BLOCKS / f"{key}.json").read_text()) for key in JOBS[name]]
+    blocks = [json.loads((BLOCKS / f"{key}.json").read_text()) for key in (JOBS | ON_REQUEST)[name]]
     made = [block.pop("provenance") for block in blocks]
     commits = sorted({p["commit"] for p in made})
     result = {"recording": name, "blocks": blocks, "provenance": {**made[-1], "commit": commits}}
@@ -586,7 +590,7 @@ def main() -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"of {', '.join(JOBS)}; all of these. Or smollm2 alone.",
+        help=f"of {', '.join(JOBS)}; all of these. Also signal; or smollm2 alone.",
     )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--share", type=int, help=argparse.SUPPRESS)
@@ -595,8 +599,10 @@ def main() -> int:
         record_smollm2()
         return 0
     names = options.names or list(JOBS)
-    if unknown := set(names) - set(JOBS):
-        parser.error(f"no recording is called {', '.join(unknown)}; known: {', '.join(JOBS)}")
+    if unknown := set(names) - set(JOBS | ON_REQUEST):
+        parser.error(
+            f"no recording is called {', '.join(unknown)}; known: {', '.join(JOBS | ON_REQUEST)}"
+        )
     BLOCKS.mkdir(parents=True, exist_ok=True)
     if options.share is not None:
         work(options.share, options.processes, names)
