@@ -157,6 +157,46 @@ def test_the_readme_shows_the_studies_of_memorising_as_they_are_stored(study, sh
         assert line in readme
 
 
+@pytest.mark.parametrize("name", ["controllers", "controllers_again"])
+def test_the_page_of_results_shows_how_the_default_was_chosen(name):
+    page = (DATA / "studies" / "README.md").read_text(encoding="utf-8").replace("**", "")
+    lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    cells = shipped(name)["cells"]
+    for arm in dict.fromkeys(cell["arm"] for cell in cells):
+        of = [cell["splits"]["validation"] for cell in cells if cell["arm"] == arm]
+        means = [f"{np.mean([split[kind] for split in of]):.3f}" for kind in ("sampled", "greedy")]
+        assert any(means == [x.strip() for x in line if x.strip() in means][:2] for line in lines)
+
+
+def test_figures_of_costs_insides_and_gains_are_means_of_the_stored_cells():
+    result = shipped("efficiency")
+    figure = tables.cost_figure(result, "cost")
+    [trace] = [t for t in figure.data if t.name == "luffy" and t.mode == "lines+markers"][:1]
+    curves = [c["curve"] for c in result["cells"] if (c["arm"], c["regime"]) == ("luffy", "clean")]
+    assert list(trace.x) == [point["rollouts"] for point in curves[0]]
+    assert list(trace.y) == pytest.approx(np.mean([[p["test"] for p in c] for c in curves], 0))
+
+    result = shipped("regimes")
+    regime = {"all-wrong-middle": "half wrong"}
+    figure = tables.dynamics_figure(result, "mu", ["amft", "sft"], regime, {"entropy": "entropy"})
+    assert {t.name for t in figure.data} == {"amft"}  # sft has no rollouts, so no entropy
+    [trace] = [t for t in figure.data if t.mode == "lines+markers"]
+    traces = [c["traces"]["entropy"][1:] for c in result["cells"]
+              if (c["arm"], c["regime"]) == ("amft", "all-wrong-middle")]  # fmt: skip
+    assert list(trace.x)[:2] == [22.5, 37.5]  # means over 15 steps; warm-up has no rollouts
+    assert list(trace.y) == pytest.approx(np.mean(traces, 0))
+
+    figure = tables.gain_figure(result, ["cut_low", "no such arm"], "gain")
+    [trace] = figure.data
+    for regime, gain in zip(trace.x, trace.y, strict=True):
+        mean = {}
+        for cell in result["cells"]:
+            if cell["regime"] == regime:
+                mean.setdefault(cell["arm"], []).append(cell["splits"]["test"]["sampled"])
+        best = max(np.mean(v) for arm, v in mean.items() if arm.startswith("fixed-"))
+        assert gain == pytest.approx(np.mean(mean["cut_low"]) - best)
+
+
 def test_curves_are_means_over_seeds_with_their_intervals():
     """Two seeds of one arm: 0.2 and 0.4 at step 5; Student's t with one degree of freedom."""
     cells = [

@@ -465,15 +465,16 @@ def worth_of_each(amft: AMFT, up: torch.Tensor, mixture: torch.Tensor, state: An
 
 
 def compared(amft: AMFT, rises: list[torch.Tensor]) -> dict[str, float | None]:
-    """Mean correlation of two estimates; share of pairs in which the right expert rises more."""
+    """Mean correlation of two estimates; share of pairs in which the right expert rises more (None
+    where all are right)."""
     n, c = len(amft.demonstrations), amft.config
     places = shuffled_passes(n, min(n, 128), amft.step, c.seed, "influence").tolist()
     right = torch.tensor([amft.demonstrations[place].right for place in places])
     table = torch.corrcoef(torch.stack(rises))
     pairs = table[torch.triu_indices(len(rises), len(rises), 1).unbind()]
     higher = [(r[right, None] > r[None, ~right]).double().mean().item() for r in rises]
-    return {"correlation": rounded(pairs.mean().item()),
-            "right_above_wrong": rounded(sum(higher) / len(higher))}  # fmt: skip
+    share = None if right.all() else rounded(sum(higher) / len(higher))
+    return {"correlation": rounded(pairs.mean().item()), "right_above_wrong": share}
 
 
 def after_twenty(amft: AMFT, settings: dict[str, Any], mu: float, number: int) -> float:
