@@ -573,7 +573,7 @@ efficiency = shipped("efficiency")
 figure = tables.cost_figure(efficiency, "Test success by rollouts paid (95 %, n = 5)")
 figures.describe(figure, "Where experts are right methods that imitate rise at once "
                          "and exploration alone comes late; where half of them are "
-                         "wrong the curves lie close together")  # fmt: skip
+                         "wrong exploration alone comes nearly level")  # fmt: skip
 
 # %% [markdown]
 # And inside the runs (the paper's Figures 2 and 3 ask this): $\mu$, entropy, training
@@ -584,7 +584,7 @@ figure = tables.dynamics_figure(
     study, "Inside the runs (95 %, n = 10; means over 15 steps)",
     ("amft", "rl", "sft_then_rl", "published"),
     {"all-clean-middle": "experts right", "all-wrong-middle": "half of them wrong"},
-    {"mu": "mu", "entropy": "entropy", "reward": "training reward",
+    {"mu": "mu", "entropy": "entropy, nats", "reward": "training reward",
      "cos_sft_rl": "cosine of g_SFT and g_RL"},
 )  # fmt: skip
 figures.describe(figure, "mu of the learned controller falls where experts are wrong; "
