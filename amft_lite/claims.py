@@ -7,7 +7,8 @@ recomputed by `--check`:
 
     holds            the 95 % interval of the number lies above the threshold
     holds partly     it does not, but in single regimes it does (Bonferroni over regimes); or it
-                     does, but in single regimes the opposite is shown
+                     does, but in single regimes the opposite is shown; where a row has several
+                     rivals: it lies above the threshold against some of them
     does not hold    neither; `because` says whether the opposite is shown or nothing is
     not testable     at this scale; the row says why
 
@@ -31,7 +32,7 @@ from rich.table import Table
 
 from amft_lite.models import DATA
 from amft_lite.runs import write_text
-from amft_lite.statistics import Interval, mean_interval, regret, table
+from amft_lite.statistics import Interval, holm_intervals, mean_interval, regret, table
 from amft_lite.study import read_grid, recording, shipped, shipped_or_none
 from amft_lite.tables import point_reached
 
@@ -46,10 +47,12 @@ class ClaimError(ValueError):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a row's test gave: the number over all regimes, and in each."""
+    """What a row's test gave: the number over all regimes, and in each regime (or, with `place`
+    "against", against each rival)."""
 
     overall: Interval
     each: dict[str, Interval]
+    place: str = "in"
 
 
 # --- what can be measured of a stored result -----------------------------------------------------
@@ -111,6 +114,18 @@ def best_constant(test: dict[str, Any]) -> Finding:
     return _finding(gain, list(dict.fromkeys(c["regime"] for c in result["cells"])))
 
 
+def beats_each(test: dict[str, Any]) -> Finding:
+    """arm less each of the rivals in `minus`, regimes averaged: the least settled of these.
+
+    Bonferroni over rivals, so that all intervals hold at once; Holm's steps reject no less.
+    """
+    result = shipped(test["study"])
+    x, rivals = _column(result, test["arm"], test), test["minus"]
+    gaps = [(x - _column(result, rival, test)).mean(0) for rival in rivals]
+    each = dict(zip(rivals, holm_intervals(gaps), strict=True))
+    return Finding(min(each.values(), key=lambda interval: interval.low), each, "against")
+
+
 def steadier(test: dict[str, Any]) -> Finding:
     """log of the ratio of two arms' standard deviations over seeds, mean over regimes.
 
@@ -141,6 +156,7 @@ def right_signs(test: dict[str, Any]) -> Finding:
 TESTS: dict[str, Callable[[dict[str, Any]], Finding]] = {
     "difference": difference,
     "best_constant": best_constant,
+    "beats_each": beats_each,
     "steadier": steadier,
     "right_signs": right_signs,
 }
@@ -155,10 +171,10 @@ def judge(found: Finding, threshold: float) -> tuple[str, str]:
     below = [r for r, interval in found.each.items() if interval.high < threshold]
     if found.overall.low > threshold:
         if below:
-            return PARTLY, f"the opposite is shown in {', '.join(below)}"
+            return PARTLY, f"the opposite is shown {found.place} {', '.join(below)}"
         return HOLDS, "the interval lies above the threshold"
     if above and len(found.each) > 1:
-        return PARTLY, f"shown in {', '.join(above)} only"
+        return PARTLY, f"shown {found.place} {', '.join(above)} only"
     if found.overall.high < threshold:
         return NOT, "the opposite is shown"
     return NOT, "not shown: the interval includes the threshold"
@@ -167,7 +183,8 @@ def judge(found: Finding, threshold: float) -> tuple[str, str]:
 def seeds_lacking(test: dict[str, Any]) -> str:
     """A sentence where the study is not finished for the arms that `test` compares."""
     grid, cells = read_grid(test["study"]), shipped(test["study"])["cells"]
-    arms = {test[name] for name in ("arm", "minus") if name in test}
+    rivals = test.get("minus", [])
+    arms = {test["arm"], *([rivals] if isinstance(rivals, str) else rivals)}
     if test["kind_of"] == "best_constant":
         arms |= {arm for arm in grid.arms if arm.startswith("fixed-")}
     wanted = len(arms) * len(grid.regimes)

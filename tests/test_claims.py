@@ -126,6 +126,24 @@ def test_the_best_constant_is_chosen_on_the_other_seeds(stored):
     assert got.overall.mean == pytest.approx(np.mean([0.5 - x for x in taken]))
 
 
+def test_each_rival_is_beaten_or_named(stored):
+    a = [[0.30, 0.33, 0.31], [0.20, 0.22, 0.23]]
+    b = [[0.10, 0.12, 0.13], [0.11, 0.10, 0.12]]
+    c = [[0.31, 0.32, 0.30], [0.21, 0.22, 0.24]]
+    stored(a=a, b=b, c=c)
+    test = {"kind_of": "beats_each", "study": "s", "arm": "a", "minus": ["b", "c"]}
+    got = claims.beats_each(test)
+    for rival, values in (("b", b), ("c", c)):
+        seeds = (np.array(a) - np.array(values)).mean(0)
+        low, high = stats.t.interval(0.975, 2, seeds.mean(), stats.sem(seeds))  # .05 / 2 rivals
+        assert (got.each[rival].low, got.each[rival].high) == pytest.approx((low, high))
+    assert got.overall == got.each["c"]  # by far the least settled
+    assert judge(got, 0.0) == (PARTLY, "shown against b only")
+    assert judge(claims.beats_each(test | {"minus": ["b"]}), 0.0)[0] == HOLDS
+    worse = claims.beats_each(test | {"arm": "b", "minus": ["a", "c"]})
+    assert judge(worse, 0.0) == (NOT, "the opposite is shown")
+
+
 def test_steadier_is_above_zero_where_the_other_varies_more(stored):
     rng = np.random.default_rng(0)
     calm, wild = rng.normal(0.3, 0.01, (3, 10)), rng.normal(0.3, 0.05, (3, 10))
@@ -177,3 +195,6 @@ def test_a_study_in_progress_decides_nothing(monkeypatch):
     quick["cells"] = [c for c in quick["cells"] if c["seed"] < 10 or c["arm"] != "placebo"]
     monkeypatch.setattr(claims, "shipped", lambda name: quick)
     assert claims.evaluate(row)["because"] == "the study quick has 9 of 10 seeds so far"
+    several = {"kind_of": "beats_each", "arm": row["test"]["arm"], "minus": ["placebo"]}
+    lacking = claims.evaluate({**row, "test": row["test"] | several})
+    assert lacking["because"] == "the study quick has 9 of 10 seeds so far"
