@@ -139,10 +139,14 @@ def read_grid(name: str | Path) -> Grid:
     if "seeds" in content:
         content["seeds"] = tuple(seeds)
     grid = Grid(path.stem, **content)
+    try:
+        recipe = read_file(grid.recipe)
+    except ConfigError as error:
+        raise StudyError(f"{path}: {error}") from None
     for cell in itertools.islice(_combinations(grid, grid.seed_list[:1]), 10_000):
         try:
             trace = {"trace": "0.5"} if cell["arm"] in grid.replay else {}  # comes when it runs
-            build(read_file(grid.recipe), cell["settings"], trace)
+            build(recipe, cell["settings"], trace)
         except ConfigError as error:
             raise StudyError(f"{path}, {cell['arm']} in {cell['regime']}: {error}") from None
     return grid
