@@ -94,16 +94,25 @@ def line_figure(
     return describe(figure, alt) if alt else figure
 
 
-def add_slider(figure: go.Figure, label: str, groups: dict[str, Sequence[int]]) -> go.Figure:
+def add_slider(
+    figure: go.Figure, label: str, groups: dict[str, Sequence[int]], y: dict[str, str] | None = None
+) -> go.Figure:
     """A slider whose positions (the keys) show only the traces listed for them.
 
-    Traces that no position lists are always shown. The first position is where it starts.
+    Traces that no position lists are always shown. The first position is where it starts. `y` gives
+    positions a title of the y axis each, where they differ.
     """
     listed = {place for places in groups.values() for place in places}
     steps = []
     for name, places in groups.items():
         shown = [n in places or n not in listed for n in range(len(figure.data))]
-        steps.append({"method": "restyle", "label": name, "args": [{"visible": shown}]})
+        step = {"method": "restyle", "label": name, "args": [{"visible": shown}]}
+        if y:
+            step["method"] = "update"
+            step["args"].append({"yaxis.title.text": y[name]})
+        steps.append(step)
+    if y:
+        figure.update_yaxes(title_text=y[steps[0]["label"]])
     first = steps[0]["args"][0]["visible"]
     for trace, shown in zip(figure.data, first, strict=True):
         trace.visible = shown

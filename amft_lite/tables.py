@@ -1,27 +1,23 @@
-"""A study's result as tables and curves: success, differences and regret, with intervals over
-seeds.
+"""A study's result as tables: success, differences and regret, with intervals over seeds.
 
-Left out: verdicts on the paper's claims (`amft_lite.claims`).
+Left out: figures (`amft_lite.study_figures`); verdicts on the paper's claims (`amft_lite.claims`).
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from rich.console import Console
 from rich.table import Table
 
-from amft_lite import figures
-from amft_lite.cells import THINNED
 from amft_lite.statistics import (
     Interval,
     detectable,
+    holm,
     mean_interval,
+    p_value,
     regret,
     score,
     seeds_warning,
@@ -121,23 +117,6 @@ def regrets(result: dict[str, Any], split: str = "test", kind: str = "sampled") 
     }
 
 
-def gain_figure(result: dict[str, Any], shown: Sequence[str], title: str) -> go.Figure:
-    """What arms gain on the best constant of each regime, on the first split, sampled.
-
-    The best constant is that of the seeds at hand, which flatters it.
-    """
-    lost, regimes = regrets(result, *measures_of(result)[0]), regimes_of(result)
-    figure = figures.new_figure(title, "regime", "share of right answers, difference", 440)
-    for place, arm in enumerate(arm for arm in shown if arm in lost):
-        constant = arm.startswith(CONSTANT)
-        figure.add_scatter(
-            x=regimes, y=[-lost[arm]["each"][regime] for regime in regimes], name=arm,
-            mode="lines+markers",
-            line={"color": figures.PALETTE[place], "dash": "dot" if constant else "solid"},
-        )  # fmt: skip
-    return figure.add_hline(y=0, line={"color": "#7f7f7f", "width": 1})
-
-
 def point_reached(
     curve: list[dict[str, float]], target: float, split: str = "test"
 ) -> dict[str, float]:
@@ -221,14 +200,10 @@ def print_result(result: dict[str, Any], console: Console) -> None:
             each = (f"{lost[arm]['each'][r]:+.3f}" for r in regimes)
             rows.add_row(arm, *each, number(lost[arm]["mean"]))
         console.print(rows)
+        if len(seeds) > 1 and not arms[0].startswith(CONSTANT):
+            print_differences(result, console)
     elif len(seeds) > 1:
-        rows = Table("", *measures, "seen if above", title="Differences paired by seed")
-        values, _ = table(cells, *measures_of(result)[0])
-        for name, row in found["differences"].items():
-            other = values[arms.index(name.split(" - ")[1])]
-            least = detectable((values[0] - other).mean(0))
-            rows.add_row(name, *(number(row[m]) for m in measures.values()), f"{least:.3f}")
-        console.print(rows)
+        print_differences(result, console)
     both = len({arm.startswith(CONSTANT) for arm in arms}) == 2
     if both and len(seeds) > 1 and all("trace" in cell.get("settings", {}) for cell in cells):
         print_ceiling(result, console)
@@ -236,6 +211,19 @@ def print_result(result: dict[str, Any], console: Console) -> None:
         print_curves(result, console)
     if warning := seeds_warning(len(seeds)):
         console.print(warning)
+
+
+def print_differences(result: dict[str, Any], console: Console) -> None:
+    """The first arm less each other one, and what difference would have been seen."""
+    cells, arms = result["cells"], arms_of(result)
+    measures = {label(s, k): f"{s}_greedy" if k == "greedy" else s for s, k in measures_of(result)}
+    rows = Table("", *measures, "seen if above", title="Differences paired by seed")
+    values, _ = table(cells, *measures_of(result)[0])
+    for name, row in comparison(result)["differences"].items():
+        other = values[arms.index(name.split(" - ")[1])]
+        least = detectable((values[0] - other).mean(0))
+        rows.add_row(name, *(number(row[m]) for m in measures.values()), f"{least:.3f}")
+    console.print(rows)
 
 
 def ceiling(result: dict[str, Any], split: str = "test") -> dict[str, dict[str, Any]]:
@@ -328,6 +316,30 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def differences_markdown(result: dict[str, Any], first: str) -> str:
+    """`first` less each other arm, paired by seed, regimes averaged: one row an arm.
+
+    `p` is of the first measure, by Holm's procedure over all rows.
+    """
+    result = finished(result)
+    arms, rows = arms_of(result), comparison(result, first)["differences"]
+    names = {label(s, k): f"{s}_greedy" if k == "greedy" else s for s, k in measures_of(result)}
+    values, _ = table(result["cells"], *measures_of(result)[0])
+    others = [arm for arm in arms if arm != first]
+    own = values[arms.index(first)]
+    p = holm([p_value((own - values[arms.index(arm)]).mean(0)) for arm in others])
+    head = [f"{first} less", *names, "p"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    least = dict(zip(others, p, strict=True))
+    for arm in sorted(others, key=lambda a: -(own - values[arms.index(a)]).mean()):
+        found = [Interval(**rows[f"{first} - {arm}"][m]) for m in names.values()]
+        value = least[arm]
+        row = [arm, *(f"{x.mean:+.3f} [{x.low:+.3f}, {x.high:+.3f}]" for x in found),
+               f"{value:.3f}" if value >= 0.001 else "< .001"]  # fmt: skip
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
+
+
 def print_choices(result: dict[str, Any], console: Console) -> None:
     """What a tuning study tried, and what it chose."""
     from amft_lite.study import choices
@@ -345,85 +357,6 @@ def print_choices(result: dict[str, Any], console: Console) -> None:
             texts.append(mark.format(f"{mean:.3f}") if of else "-")
         rows.add_row(arm, *(t.replace("[", "\\[") for t in texts))
     console.print(rows)
-
-
-def curves_figure(
-    result: dict[str, Any], title: str, y: str, splits: dict[str, str], key: Callable[[str], str]
-) -> go.Figure:
-    """A study's curves: for each arm the mean over its seeds, with its 95 % interval as a band.
-
-    `splits` (split -> words) are the slider's positions; `key(split)` is what of a curve's points
-    is drawn.
-    """
-    figure = figures.new_figure(title, "training step", y)
-    positions = {
-        words: _add_curves(figure, _curves(result["cells"], "step", key(split)))
-        for split, words in splits.items()
-    }
-    return figures.add_slider(figure, "split", positions)
-
-
-def cost_figure(result: dict[str, Any], title: str, split: str = "test") -> go.Figure:
-    """Success over rollouts paid, validation included; the slider's positions are regimes."""
-    figure = figures.new_figure(title, "rollouts, validation included", "share of right answers")
-    positions = {}
-    for regime in regimes_of(result):
-        cells = [cell for cell in result["cells"] if cell["regime"] == regime]
-        positions[regime] = _add_curves(figure, _curves(cells, "rollouts", split))
-    return figures.add_slider(figure, "regime", positions)
-
-
-def dynamics_figure(
-    result: dict[str, Any], title: str, arms: Sequence[str], regimes: dict[str, str],
-    names: dict[str, str],
-) -> go.Figure:  # fmt: skip
-    """What went on inside the runs: traces of the cells, means over blocks of steps.
-
-    The slider's positions are `regimes` (regime -> words) times `names` (trace -> words).
-    """
-    figure = figures.new_figure(title, "training step", "")
-    positions = {}
-    for (regime, where), (name, what) in itertools.product(regimes.items(), names.items()):
-        curves = {}
-        for arm in arms:
-            traces = [cell["traces"].get(name) for cell in result["cells"]
-                      if (cell["arm"], cell["regime"]) == (arm, regime)]  # fmt: skip
-            runs = [
-                [((n + 0.5) * THINNED, value) for n, value in enumerate(trace) if value is not None]
-                for trace in traces
-                if trace
-            ]
-            if runs:
-                curves[arm] = runs
-        positions[f"{what}, {where}"] = _add_curves(figure, curves)
-    return figures.add_slider(figure, "shown", positions)
-
-
-#: arm -> its runs, each a list of points (x, y); all runs of an arm have the same x.
-Curves = dict[str, list[list[tuple[float, float]]]]
-
-
-def _curves(cells: list[dict[str, Any]], x: str, y: str) -> Curves:
-    """The curves of cells that have one, by arm."""
-    found: Curves = {}
-    for cell in cells:
-        points = [(point[x], point[y]) for point in cell["curve"]]
-        found.setdefault(cell["arm"], []).append(points)
-    return found
-
-
-def _add_curves(figure: go.Figure, curves: Curves) -> range:
-    """Draw each arm's mean with its 95 % interval; the places of the new traces."""
-    first = len(figure.data)
-    for place, (arm, runs) in enumerate(curves.items()):
-        x = [x for x, _ in runs[0]]
-        found = [mean_interval([y for _, y in points]) for points in zip(*runs, strict=True)]
-        shade = figures.colour(arm, place)
-        low, high = [f.low for f in found], [f.high for f in found]
-        figures.add_band(figure, x, low, high, shade, arm)
-        figure.add_scatter(x=x, y=[f.mean for f in found], name=arm,
-                           mode="lines+markers", line={"color": shade})  # fmt: skip
-    return range(first, len(figure.data))
 
 
 def outside_bands(result: dict[str, Any], stored: dict[str, Any]) -> tuple[list[str], int]:

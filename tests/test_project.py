@@ -131,7 +131,7 @@ LAYERS = [
     {"report", "cells"},
     {"study"},
     {"tables"},
-    {"claims"},
+    {"claims", "study_figures"},
     {"exercises.checking"},
     {"exercises.implicit_rewards", "exercises.losses", "exercises.controller",
      "exercises.training", "exercises.reproduction", "exercises.scaling", "exercises.vision",

@@ -14,7 +14,7 @@ from scipy import stats
 from test_runs import amft, command
 
 from amft_lite import study as studies
-from amft_lite import tables
+from amft_lite import study_figures, tables
 from amft_lite.config import build
 from amft_lite.loop import AMFT
 from amft_lite.models import DATA, base_folder, load_policy
@@ -131,6 +131,8 @@ def test_quick_is_ten_seeds_of_four_methods_and_its_tables_follow():
 def test_the_page_of_results_shows_the_regimes_as_they_are_stored():
     readme = (DATA / "studies" / "README.md").read_text(encoding="utf-8")
     assert tables.markdown(shipped("regimes")) in readme
+    for arm in ("amft_full-equal", "amft"):
+        assert tables.differences_markdown(shipped("regimes"), arm) in readme
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_the_page_of_results_shows_how_the_default_was_chosen(name):
 
 def test_figures_of_costs_insides_and_gains_are_means_of_the_stored_cells():
     result = shipped("efficiency")
-    figure = tables.cost_figure(result, "cost")
+    figure = study_figures.cost_figure(result, "cost")
     [trace] = [t for t in figure.data if t.name == "luffy" and t.mode == "lines+markers"][:1]
     curves = [c["curve"] for c in result["cells"] if (c["arm"], c["regime"]) == ("luffy", "clean")]
     assert list(trace.x) == [point["rollouts"] for point in curves[0]]
@@ -178,7 +180,9 @@ def test_figures_of_costs_insides_and_gains_are_means_of_the_stored_cells():
 
     result = shipped("regimes")
     regime = {"all-wrong-middle": "half wrong"}
-    figure = tables.dynamics_figure(result, "mu", ["amft", "sft"], regime, {"entropy": "entropy"})
+    figure = study_figures.dynamics_figure(
+        result, "mu", ["amft", "sft"], regime, {"entropy": "entropy"}
+    )
     assert {t.name for t in figure.data} == {"amft"}  # sft has no rollouts, so no entropy
     [trace] = [t for t in figure.data if t.mode == "lines+markers"]
     traces = [c["traces"]["entropy"][1:] for c in result["cells"]
@@ -186,7 +190,7 @@ def test_figures_of_costs_insides_and_gains_are_means_of_the_stored_cells():
     assert list(trace.x)[:2] == [22.5, 37.5]  # means over 15 steps; warm-up has no rollouts
     assert list(trace.y) == pytest.approx(np.mean(traces, 0))
 
-    figure = tables.gain_figure(result, ["cut_low", "no such arm"], "gain")
+    figure = study_figures.gain_figure(result, ["cut_low", "no such arm"], "gain")
     [trace] = figure.data
     for regime, gain in zip(trace.x, trace.y, strict=True):
         mean = {}
@@ -205,7 +209,7 @@ def test_curves_are_means_over_seeds_with_their_intervals():
         for x in (0.2, 0.4)
     ]  # fmt: skip
     words = {"test": "same rule", "ood_rule": "new rule"}
-    figure = tables.curves_figure({"cells": cells}, "title", "share", words, str)
+    figure = study_figures.curves_figure({"cells": cells}, "title", "share", words, str)
     band, line = figure.data[0], figure.data[1]
     assert list(line.x) == [5, 9] and list(line.y) == pytest.approx([0.3, 0.5])
     half = stats.t.ppf(0.975, 1) * 0.1  # standard error: 0.1414 / sqrt 2
@@ -458,8 +462,28 @@ def test_regret_by_hand_and_every_table_prints():
     rows = [line.strip("| ").split(" | ") for line in tables.markdown(more).splitlines()]
     assert [row[0] for row in rows[2:]] == ["own", "gate", "fixed-.1", "fixed-.9"]
     assert rows[2][1].startswith("0.355 [") and rows[2][3].startswith("0.000 [")
+    # own - fixed-.1: +.3 and -.1, own - fixed-.9: +.1 both times, the same in both seeds
+    shown = tables.differences_markdown(result, "own").splitlines()[2:]
+    assert shown == [
+        "| fixed-.1 | +0.100 [+0.100, +0.100] | +0.050 [+0.050, +0.050] | < .001 |",
+        "| fixed-.9 | +0.100 [+0.100, +0.100] | +0.050 [+0.050, +0.050] | < .001 |",
+    ]
     for name in COMMITTED:
         tables.print_result(shipped(name), console)
+
+
+def test_differences_carry_holm_s_p_values():
+    """Three arms; t tests of scipy, the smaller p doubled, the larger kept above it."""
+    noise = {"own": (0.30, 0.33, 0.31), "near": (0.29, 0.33, 0.29), "far": (0.10, 0.18, 0.12)}
+    result = {"study": "t", "cells": [
+        {"arm": arm, "regime": "r", "seed": seed, "splits": {"test": {"sampled": x}}}
+        for arm, xs in noise.items() for seed, x in enumerate(xs)
+    ]}  # fmt: skip
+    near, far = (stats.ttest_rel(noise["own"], noise[arm]).pvalue for arm in ("near", "far"))
+    rows = [row.strip("| ").split(" | ") for row in
+            tables.differences_markdown(result, "own").splitlines()[2:]]  # fmt: skip
+    assert [row[0] for row in rows] == ["far", "near"]  # the largest difference first
+    assert [row[-1] for row in rows] == [f"{2 * far:.3f}", f"{max(near, 2 * far):.3f}"]
 
 
 def test_curves_by_hand():

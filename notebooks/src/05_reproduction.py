@@ -439,7 +439,7 @@ for word, words in (("clean", "experts right"), ("wrong", "half of them wrong"))
 prediction = {"amft beats the best constants": None, "gate beats cut_low": None}
 
 # %%
-from amft_lite import tables
+from amft_lite import study_figures, tables
 
 study = tables.finished(shipped("regimes"))
 compared, arms = tables.comparison(study), tables.arms_of(study)
@@ -468,7 +468,7 @@ figures.describe(figure, "Success of every method in four measures; rules that d
 figures.add_slider(figure, "measure", {w: [n] for n, w in enumerate(names.values())})
 
 # %%
-figure = tables.gain_figure(
+figure = study_figures.gain_figure(
     study,
     ("amft_full-equal", "cut_low", "amft", "sft_then_rl", "fixed-.5", "fixed-.05"),
     "Gain over the best constant of each regime (test, sampled)",
@@ -570,7 +570,9 @@ for name in ("quick", "ablations", "controls", "efficiency", "robustness"):
 
 # %%
 efficiency = shipped("efficiency")
-figure = tables.cost_figure(efficiency, "Test success by rollouts paid (95 %, n = 5)")
+figure = study_figures.cost_figure(
+    efficiency, "Test success by rollouts paid (95 %, n = 5)"
+)
 figures.describe(figure, "Where experts are right methods that imitate rise at once "
                          "and exploration alone comes late; where half of them are "
                          "wrong exploration alone comes nearly level")  # fmt: skip
@@ -580,7 +582,7 @@ figures.describe(figure, "Where experts are right methods that imitate rise at o
 # reward, and the cosine of the two gradients, from the cells of section 5.
 
 # %%
-figure = tables.dynamics_figure(
+figure = study_figures.dynamics_figure(
     study, "Inside the runs (95 %, n = 10; means over 15 steps)",
     ("amft", "rl", "sft_then_rl", "published"),
     {"all-clean-middle": "experts right", "all-wrong-middle": "half of them wrong"},

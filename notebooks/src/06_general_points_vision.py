@@ -456,7 +456,7 @@ for split in ("ood_visual", "ood_rule"):
 # of the training rule and colour *alone*, before any other split was looked at:
 
 # %%
-from amft_lite import tables
+from amft_lite import study_figures, tables
 from amft_lite.statistics import mean_interval
 from amft_lite.study import shipped
 from rich.console import Console
@@ -466,15 +466,15 @@ tables.print_choices(shipped("vision_tune"), Console(width=88))
 
 # %%
 study = shipped("vision")
-figure = tables.curves_figure(study, "Success (95 %, n = 5 seeds)",
-                              "share of right answers", SPLITS, str)  # fmt: skip
+figure = study_figures.curves_figure(
+    study, "Success (95 %, n = 5 seeds)", "share of right answers", SPLITS, str)  # fmt: skip
 figure.update_yaxes(rangemode="tozero")
 figures.describe(figure, "Success along training of sft, rl and amft, a split each")
 
 # %%
-figure = tables.curves_figure(study, "Hands read right (95 %, n = 5 seeds)",
-                              "share of hands", SPLITS,
-                              lambda split: f"{split}: {READING}")  # fmt: skip
+figure = study_figures.curves_figure(
+    study, "Hands read right (95 %, n = 5 seeds)", "share of hands", SPLITS,
+    lambda split: f"{split}: {READING}")  # fmt: skip
 figure.update_yaxes(rangemode="tozero")
 figures.describe(figure, "Reading along training of sft, rl and amft, a split each")
 

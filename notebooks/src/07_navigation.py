@@ -504,7 +504,7 @@ figures.describe(figure, "Turns right along two short runs: compass words, left 
 # training rule alone:
 
 # %%
-from amft_lite import tables
+from amft_lite import study_figures, tables
 from amft_lite.statistics import mean_interval
 from amft_lite.study import shipped
 from rich.console import Console
@@ -514,15 +514,15 @@ tables.print_choices(shipped("navigation_tune"), Console(width=88))
 
 # %%
 study = shipped("navigation")
-figure = tables.curves_figure(
+figure = study_figures.curves_figure(
     study, "Turns right at the first try (95 %, n = 5 seeds)", "share of turns", SPLITS,
     lambda split: f"{split}: turns right")  # fmt: skip
 figure.update_yaxes(range=[-0.03, 1.05])
 figures.describe(figure, "Turns along training of sft, rl and amft, a split each")
 
 # %%
-figure = tables.curves_figure(study, "Routes that arrive (95 %, n = 5 seeds)",
-                              "share of routes", SPLITS, str)  # fmt: skip
+figure = study_figures.curves_figure(
+    study, "Routes that arrive (95 %, n = 5 seeds)", "share of routes", SPLITS, str)  # fmt: skip
 figure.update_yaxes(range=[-0.03, 1.05])
 figures.describe(figure, "Routes along training of sft, rl and amft, a split each")
 
