@@ -33,7 +33,7 @@ from rich.table import Table
 from amft_lite.models import DATA
 from amft_lite.runs import write_text
 from amft_lite.statistics import Interval, holm_intervals, mean_interval, regret, table
-from amft_lite.study import read_grid, recording, shipped, shipped_or_none
+from amft_lite.study import is_recorded, read_grid, recording, shipped, shipped_or_none
 from amft_lite.tables import point_reached
 
 PATH = DATA / "claims.yaml"
@@ -153,12 +153,40 @@ def right_signs(test: dict[str, Any]) -> Finding:
     return Finding(mean_interval(shares), {})
 
 
+def gain_of_twenty_steps(moment: dict[str, Any]) -> float:
+    """Success after twenty steps of nearly pure imitation less that of nearly pure exploration."""
+    low, high = (np.mean(moment["after"][mu]) for mu in sorted(moment["after"], key=float))
+    return float(high - low)
+
+
+#: What is asked of one moment of the recording `signal`; each is a share, and a coin's is .5.
+OF_A_MOMENT: dict[str, Callable[[dict[str, Any]], float]] = {
+    "signal foresees twenty steps": lambda m: float(m["signal"] * gain_of_twenty_steps(m) > 0),
+    "single estimates agree with the reference": lambda m: float(
+        np.mean([x * m["reference"]["value"] > 0 for x in m["single"]])
+    ),
+    "right experts above wrong ones": lambda m: m["worth"]["256"]["right_above_wrong"],
+}
+
+
+def along_runs(test: dict[str, Any]) -> Finding:
+    """A share over the moments of a run (`OF_A_MOMENT`), by regime and seed."""
+    blocks, ask = recording("signal")["blocks"], OF_A_MOMENT[test["share"]]
+    regimes = test.get("regimes") or list(dict.fromkeys(b["regime"] for b in blocks))
+    values = [
+        [np.mean([ask(m) for m in b["moments"]]) for b in blocks if b["regime"] == regime]
+        for regime in regimes
+    ]
+    return _finding(np.array(values), regimes)
+
+
 TESTS: dict[str, Callable[[dict[str, Any]], Finding]] = {
     "difference": difference,
     "best_constant": best_constant,
     "beats_each": beats_each,
     "steadier": steadier,
     "right_signs": right_signs,
+    "along_runs": along_runs,
 }
 
 
@@ -205,6 +233,9 @@ def evaluate(row: dict[str, Any]) -> dict[str, Any]:
                 "key_number": None}  # fmt: skip
     if "study" in test and (lacking := seeds_lacking(test)):
         return {"verdict": PENDING, "because": lacking, "key_number": None}
+    if test["kind_of"] == "along_runs" and not is_recorded("signal"):
+        return {"verdict": PENDING, "because": "the recording signal has not been made",
+                "key_number": None}  # fmt: skip
     found = TESTS[test["kind_of"]](test)
     verdict, because = judge(found, row["threshold"])
     o = found.overall

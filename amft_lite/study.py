@@ -219,6 +219,11 @@ def recording(name: str) -> dict[str, Any]:
     return json.loads((DATA / "recordings" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def is_recorded(name: str) -> bool:
+    """Is that recording committed?"""
+    return (DATA / "recordings" / f"{name}.json").is_file()
+
+
 def read_cells(folder: Path) -> list[dict[str, Any]]:
     """The cells in a folder of runs.
 

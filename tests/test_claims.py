@@ -156,6 +156,39 @@ def test_steadier_is_above_zero_where_the_other_varies_more(stored):
     )
 
 
+def test_shares_along_runs_by_hand(monkeypatch):
+    def moment(signal, low, high, single, reference, share):
+        return {"signal": signal, "after": {"0.95": high, "0.05": low}, "single": single,
+                "reference": {"value": reference},
+                "worth": {"256": {"right_above_wrong": share}}}  # fmt: skip
+
+    more, less = ([0.1, 0.2, 0.3], [0.3, 0.3, 0.3]), ([0.5, 0.5, 0.2], [0.1, 0.1, 0.4])
+    runs = [  # imitation gains .1 in the first moment and loses .2 in the second
+        [
+            moment(0.5, *more, [1, 1, -1, 0], 2.0, 0.75),
+            moment(0.1, *less, [-1, 1, 1, 1], -3.0, 0.25),
+        ],
+        [
+            moment(0.5, *more, [1, 1, 1, 1], 2.0, 1.0),
+            moment(-0.1, *less, [-1, -1, 1, 1], -3.0, 0.5),
+        ],
+    ]
+    blocks = [{"regime": r, "seed": s, "moments": run}
+              for r, run in zip("ab", runs, strict=True) for s in (1, 2)]  # fmt: skip
+    monkeypatch.setattr(claims, "recording", lambda name: {"blocks": blocks})
+    for share, first, second in (
+        ("signal foresees twenty steps", 1 / 2, 1),
+        ("single estimates agree with the reference", (2 / 4 + 1 / 4) / 2, (1 + 2 / 4) / 2),
+        ("right experts above wrong ones", 0.5, 0.75),
+    ):
+        got = claims.along_runs({"share": share})
+        assert got.each["a"].mean == pytest.approx(first)
+        assert got.each["b"].mean == pytest.approx(second)
+        assert got.overall.mean == pytest.approx((first + second) / 2) and got.overall.n == 2
+    alone = claims.along_runs({"share": "right experts above wrong ones", "regimes": ["b"]})
+    assert list(alone.each) == ["b"] and alone.overall.mean == pytest.approx(0.75)
+
+
 def test_a_study_without_a_result_is_pending_and_a_broken_row_is_named(monkeypatch, tmp_path):
     row = {"test": {"kind_of": "difference", "study": "nowhere", "arm": "a"}, "threshold": 0}
     assert claims.evaluate(row)["verdict"] == PENDING
