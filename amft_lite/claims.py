@@ -5,10 +5,10 @@ number, and which threshold; those parts were committed before the result, unles
 it was known. `verdict`, `key_number` and `because` are written by `amft-lite claims --write` and
 recomputed by `--check`:
 
-    holds            the 95 % interval of the number lies above the threshold
-    holds partly     it does not, but in single regimes it does (Bonferroni over regimes); or it
-                     does, but in single regimes the opposite is shown; where a row has several
-                     rivals: it lies above the threshold against some of them
+    holds            the 95 % interval of the number lies above the threshold; `because` says in how
+                     many regimes by itself (Bonferroni over regimes)
+    holds partly     it does not, but in single regimes it does; or it does, but in single regimes
+                     the opposite is shown; of several rivals: against some of them (Holm)
     does not hold    neither; `because` says whether the opposite is shown or nothing is
     not testable     at this scale; the row says why
 
@@ -32,7 +32,7 @@ from rich.table import Table
 
 from amft_lite.models import DATA
 from amft_lite.runs import write_text
-from amft_lite.statistics import Interval, holm_intervals, mean_interval, regret, table
+from amft_lite.statistics import Interval, mean_interval, p_value, regret, table
 from amft_lite.study import is_recorded, read_grid, recording, shipped, shipped_or_none
 from amft_lite.tables import point_reached
 
@@ -115,14 +115,19 @@ def best_constant(test: dict[str, Any]) -> Finding:
 
 
 def beats_each(test: dict[str, Any]) -> Finding:
-    """arm less each of the rivals in `minus`, regimes averaged: the least settled of these.
+    """arm less each of the rivals in `minus`, regimes averaged, by Holm's procedure.
 
-    Bonferroni over rivals, so that all intervals hold at once; Holm's steps reject no less.
+    The rival of the smallest p value is judged at .05 / m, the next at .05 / (m - 1), ... and from
+    the first that is not settled on at its level. `overall` is the least settled of them.
     """
-    result = shipped(test["study"])
+    result, threshold = shipped(test["study"]), test.get("threshold", 0.0)
     x, rivals = _column(result, test["arm"], test), test["minus"]
-    gaps = [(x - _column(result, rival, test)).mean(0) for rival in rivals]
-    each = dict(zip(rivals, holm_intervals(gaps), strict=True))
+    gaps = {rival: (x - _column(result, rival, test)).mean(0) for rival in rivals}
+    order = sorted(rivals, key=lambda rival: p_value(gaps[rival] - threshold))
+    each, rank = {}, 0
+    for rival in order:
+        each[rival] = interval = mean_interval(gaps[rival], 1 - 0.05 / (len(order) - rank))
+        rank += not interval.low <= threshold <= interval.high
     return Finding(min(each.values(), key=lambda interval: interval.low), each, "against")
 
 
@@ -159,11 +164,16 @@ def gain_of_twenty_steps(moment: dict[str, Any]) -> float:
     return float(high - low)
 
 
+def same_sign(x: float, y: float) -> float:
+    """1 or 0; half where one of them is 0, as a coin would have it."""
+    return 0.5 if x * y == 0 else float(x * y > 0)
+
+
 #: What is asked of one moment of the recording `signal`; each is a share, and a coin's is .5.
 OF_A_MOMENT: dict[str, Callable[[dict[str, Any]], float]] = {
-    "signal foresees twenty steps": lambda m: float(m["signal"] * gain_of_twenty_steps(m) > 0),
+    "signal foresees twenty steps": lambda m: same_sign(m["signal"], gain_of_twenty_steps(m)),
     "single estimates agree with the reference": lambda m: float(
-        np.mean([x * m["reference"]["value"] > 0 for x in m["single"]])
+        np.mean([same_sign(x, m["reference"]["value"]) for x in m["single"]])
     ),
     "right experts above wrong ones": lambda m: m["worth"]["256"]["right_above_wrong"],
 }
@@ -195,17 +205,23 @@ TESTS: dict[str, Callable[[dict[str, Any]], Finding]] = {
 
 def judge(found: Finding, threshold: float) -> tuple[str, str]:
     """(verdict, because) by the rules of the module's docstring."""
-    above = [r for r, interval in found.each.items() if interval.low > threshold]
-    below = [r for r, interval in found.each.items() if interval.high < threshold]
+    each, place = found.each, found.place
+    above = [name for name, interval in each.items() if interval.low > threshold]
+    below = [name for name, interval in each.items() if interval.high < threshold]
+    opposite = f"the opposite is shown {place} {', '.join(below)}"
     if found.overall.low > threshold:
         if below:
-            return PARTLY, f"the opposite is shown {found.place} {', '.join(below)}"
-        return HOLDS, "the interval lies above the threshold"
-    if above and len(found.each) > 1:
-        return PARTLY, f"shown {found.place} {', '.join(above)} only"
+            return PARTLY, opposite
+        alone = f"; by itself {place} {len(above)} of {len(each)}" if len(each) > 1 else ""
+        return HOLDS, f"the interval lies above the threshold{alone}"
+    if above and len(each) > 1:
+        rest = f"; {opposite}" if below else ""
+        return PARTLY, f"shown {place} {', '.join(above)} only{rest}"
     if found.overall.high < threshold:
         return NOT, "the opposite is shown"
-    return NOT, "not shown: the interval includes the threshold"
+    return NOT, "not shown: the interval includes the threshold" + (
+        f"; {opposite}" if below else ""
+    )
 
 
 def seeds_lacking(test: dict[str, Any]) -> str:
@@ -236,7 +252,7 @@ def evaluate(row: dict[str, Any]) -> dict[str, Any]:
     if test["kind_of"] == "along_runs" and not is_recorded("signal"):
         return {"verdict": PENDING, "because": "the recording signal has not been made",
                 "key_number": None}  # fmt: skip
-    found = TESTS[test["kind_of"]](test)
+    found = TESTS[test["kind_of"]](test | {"threshold": row["threshold"]})
     verdict, because = judge(found, row["threshold"])
     o = found.overall
     counts = row["test"].get("field", "").startswith("rollouts")

@@ -62,7 +62,13 @@ def test_verdicts_by_hand():
     assert judge(found(above), 0.0) == (HOLDS, "the interval lies above the threshold")
     assert judge(found(above), 0.1)[0] == NOT  # its end is the threshold: not above it
     assert judge(found(above, a=around, b=below), 0.0) == (PARTLY, "the opposite is shown in b")
+    assert judge(found(above, a=above, b=around), 0.0) == (
+        HOLDS, "the interval lies above the threshold; by itself in 1 of 2")  # fmt: skip
     assert judge(found(around, a=above, b=around), 0.0) == (PARTLY, "shown in a only")
+    assert judge(found(around, a=above, b=below), 0.0) == (
+        PARTLY, "shown in a only; the opposite is shown in b")  # fmt: skip
+    assert judge(found(around, a=around, b=below), 0.0) == (NOT, (
+        "not shown: the interval includes the threshold; the opposite is shown in b"))  # fmt: skip
     assert judge(found(around, a=around, b=around), 0.0) == (
         NOT, "not shown: the interval includes the threshold")  # fmt: skip
     assert judge(found(below), 0.0) == (NOT, "the opposite is shown")
@@ -126,22 +132,35 @@ def test_the_best_constant_is_chosen_on_the_other_seeds(stored):
     assert got.overall.mean == pytest.approx(np.mean([0.5 - x for x in taken]))
 
 
-def test_each_rival_is_beaten_or_named(stored):
-    a = [[0.30, 0.33, 0.31], [0.20, 0.22, 0.23]]
-    b = [[0.10, 0.12, 0.13], [0.11, 0.10, 0.12]]
-    c = [[0.31, 0.32, 0.30], [0.21, 0.22, 0.24]]
-    stored(a=a, b=b, c=c)
-    test = {"kind_of": "beats_each", "study": "s", "arm": "a", "minus": ["b", "c"]}
+def test_several_rivals_are_judged_by_holm(stored):
+    """p of b < p of c < p of d: b at .05 / 3, c at .05 / 2, d, not settled, at .05."""
+    a = [[0.30, 0.33, 0.31, 0.32]]
+    b, c = [[0.10, 0.13, 0.10, 0.12]], [[0.22, 0.30, 0.23, 0.26]]
+    d = [[0.31, 0.32, 0.30, 0.33]]
+    stored(a=a, b=b, c=c, d=d)
+    test = {"kind_of": "beats_each", "study": "s", "arm": "a", "minus": ["d", "c", "b"]}
     got = claims.beats_each(test)
-    for rival, values in (("b", b), ("c", c)):
-        seeds = (np.array(a) - np.array(values)).mean(0)
-        low, high = stats.t.interval(0.975, 2, seeds.mean(), stats.sem(seeds))  # .05 / 2 rivals
+    for rival, values, level in (("b", b, 1 - 0.05 / 3), ("c", c, 1 - 0.05 / 2), ("d", d, 0.95)):
+        gaps = (np.array(a) - np.array(values)).mean(0)
+        low, high = stats.t.interval(level, 3, gaps.mean(), stats.sem(gaps))
         assert (got.each[rival].low, got.each[rival].high) == pytest.approx((low, high))
-    assert got.overall == got.each["c"]  # by far the least settled
-    assert judge(got, 0.0) == (PARTLY, "shown against b only")
-    assert judge(claims.beats_each(test | {"minus": ["b"]}), 0.0)[0] == HOLDS
+    assert got.overall == got.each["d"]
+    assert judge(got, 0.0) == (PARTLY, "shown against b, c only")
+    beaten = judge(claims.beats_each(test | {"minus": ["b", "c"]}), 0.0)
+    assert beaten == (HOLDS, "the interval lies above the threshold; by itself against 2 of 2")
     worse = claims.beats_each(test | {"arm": "b", "minus": ["a", "c"]})
     assert judge(worse, 0.0) == (NOT, "the opposite is shown")
+    # a margin: a is no worse than d by .05, and that is told from -.05, not from 0
+    margin = claims.beats_each(test | {"minus": ["d"], "threshold": -0.05})
+    assert judge(margin, -0.05)[0] == HOLDS
+    # once one is not settled, the others keep its level: here neither is settled at .05 / 2
+    e = [[0.30, 0.32, 0.33, 0.31]]
+    stored(a=a, d=d, e=e)
+    got = claims.beats_each(test | {"minus": ["d", "e"]})
+    for rival, values in (("d", d), ("e", e)):
+        gaps = (np.array(a) - np.array(values)).mean(0)
+        low, _ = stats.t.interval(0.975, 3, gaps.mean(), stats.sem(gaps))
+        assert got.each[rival].low == pytest.approx(low)
 
 
 def test_steadier_is_above_zero_where_the_other_varies_more(stored):
@@ -178,7 +197,7 @@ def test_shares_along_runs_by_hand(monkeypatch):
     monkeypatch.setattr(claims, "recording", lambda name: {"blocks": blocks})
     for share, first, second in (
         ("signal foresees twenty steps", 1 / 2, 1),
-        ("single estimates agree with the reference", (2 / 4 + 1 / 4) / 2, (1 + 2 / 4) / 2),
+        ("single estimates agree with the reference", (2.5 / 4 + 1 / 4) / 2, (1 + 2 / 4) / 2),
         ("right experts above wrong ones", 0.5, 0.75),
     ):
         got = claims.along_runs({"share": share})
