@@ -34,7 +34,7 @@ from amft_lite.models import DATA
 from amft_lite.runs import write_text
 from amft_lite.statistics import Interval, mean_interval, p_value, regret, table
 from amft_lite.study import is_recorded, read_grid, recording, shipped, shipped_or_none
-from amft_lite.tables import point_reached
+from amft_lite.tables import ceiling, point_reached
 
 PATH = DATA / "claims.yaml"
 HOLDS, PARTLY, NOT, UNTESTABLE = "holds", "holds partly", "does not hold", "not testable"
@@ -112,6 +112,12 @@ def best_constant(test: dict[str, Any]) -> Finding:
     values = np.stack([_column(result, arm, test) for arm in arms])
     gain = -regret(values, list(range(len(arms) - 1)), leave_one_out=True)[-1]
     return _finding(gain, list(dict.fromkeys(c["regime"] for c in result["cells"])))
+
+
+def schedule_gain(test: dict[str, Any]) -> Finding:
+    """The best schedule of a study less its best constant, both chosen on the other seeds."""
+    found = ceiling(shipped(test["study"]))
+    return _finding(np.stack([row["chosen_elsewhere"] for row in found.values()]), list(found))
 
 
 def beats_each(test: dict[str, Any]) -> Finding:
@@ -193,6 +199,7 @@ def along_runs(test: dict[str, Any]) -> Finding:
 TESTS: dict[str, Callable[[dict[str, Any]], Finding]] = {
     "difference": difference,
     "best_constant": best_constant,
+    "schedule_gain": schedule_gain,
     "beats_each": beats_each,
     "steadier": steadier,
     "right_signs": right_signs,
@@ -228,7 +235,9 @@ def seeds_lacking(test: dict[str, Any]) -> str:
     """A sentence where the study is not finished for the arms that `test` compares."""
     grid, cells = read_grid(test["study"]), shipped(test["study"])["cells"]
     rivals = test.get("minus", [])
-    arms = {test["arm"], *([rivals] if isinstance(rivals, str) else rivals)}
+    arms = {test.get("arm"), *([rivals] if isinstance(rivals, str) else rivals)} - {None}
+    if test["kind_of"] == "schedule_gain":
+        arms = set(grid.arms)
     if test["kind_of"] == "best_constant":
         arms |= {arm for arm in grid.arms if arm.startswith("fixed-")}
     wanted = len(arms) * len(grid.regimes)

@@ -163,6 +163,15 @@ def test_several_rivals_are_judged_by_holm(stored):
         assert got.each[rival].low == pytest.approx(low)
 
 
+def test_a_schedule_s_gain_is_that_of_the_other_seeds_choice(stored):
+    """Without seed 0 fixed-.5 is the better constant (.3 to .1), else fixed-.1 (.35 to .25)."""
+    stored(**{"fixed-.1": [[0.6, 0.1, 0.1]], "fixed-.5": [[0.2, 0.3, 0.3]],
+              "up": [[0.4, 0.4, 0.5]], "down": [[0.1, 0.2, 0.1]]})  # fmt: skip
+    got = claims.schedule_gain({"study": "s"})
+    gains = [0.4 - 0.2, 0.4 - 0.1, 0.5 - 0.1]
+    assert got.overall.mean == pytest.approx(np.mean(gains))
+
+
 def test_steadier_is_above_zero_where_the_other_varies_more(stored):
     rng = np.random.default_rng(0)
     calm, wild = rng.normal(0.3, 0.01, (3, 10)), rng.normal(0.3, 0.05, (3, 10))
