@@ -5,6 +5,7 @@ Left out: figures (`amft_lite.study_figures`); verdicts on the paper's claims (`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -134,8 +135,9 @@ def largest_drop(curve: list[dict[str, float]], split: str = "test") -> float:
 
 
 def number(fact: dict[str, Any]) -> str:
+    """Mean and interval; how many seeds, a table's title says."""
     interval = Interval(**fact)
-    return f"{interval.mean:.3f}" if interval.n == 1 else str(interval)
+    return f"{interval.mean:.3f}" if interval.n == 1 else str(interval).split(" n=")[0]
 
 
 def plain(value: float, form: str) -> str:
@@ -173,23 +175,25 @@ def print_result(result: dict[str, Any], console: Console) -> None:
         console.print(f"{len(cells)} cells are there; no seed has all {wanted} of its own yet.")
         return
     seeds = found["seeds"]
-    measures = {label(s, k): f"{s}_greedy" if k == "greedy" else s for s, k in measures_of(result)}
     over = f"{len(seeds)} seeds" + (f", mean of {len(regimes)} regimes" * (len(regimes) > 1))
+    for measures in few_at_a_time(result):
+        success = Table("", *measures, title=f"Share of right answers; 95 % interval over {over}")
+        for arm in arms:
+            success.add_row(arm, *(number(found["means"][arm][m]) for m in measures.values()))
+        console.print(success)
     shares = {arm: share_applied(cells, arm) for arm in arms}
     applied = ("rule applied to",) * any(share is not None for share in shares.values())
-    success = Table("", *measures, "mu", "end entropy", "rollouts", "seconds", *applied,
-                    title=f"Share of right answers; 95 % interval over {over}")  # fmt: skip
+    paid = Table("", "mu", "end entropy", "rollouts", "seconds", *applied, title="Means over cells")
     for arm in arms:
         rollouts = mean_fact(cells, arm, "training_rollouts")
         rollouts += mean_fact(cells, arm, "validation_rollouts")
-        success.add_row(
-            arm, *(number(found["means"][arm][m]) for m in measures.values()),
-            plain(mean_fact(cells, arm, "mean_mu"), ".2f"),
+        paid.add_row(
+            arm, plain(mean_fact(cells, arm, "mean_mu"), ".2f"),
             plain(mean_fact(cells, arm, "final_entropy"), ".3f"),
             plain(rollouts, ".0f"), plain(mean_fact(cells, arm, "seconds"), ".1f"),
             *(["-" if shares[arm] is None else f"{shares[arm]:.0%} of prompts"] * len(applied)),
         )  # fmt: skip
-    console.print(success)
+    console.print(paid)
     if hours := result.get("core_hours"):
         console.print(f"{len(everything['cells'])} cells, {hours} core-hours in all.")
     if len(regimes) > 1 and any(arm.startswith(CONSTANT) for arm in arms):
@@ -214,16 +218,21 @@ def print_result(result: dict[str, Any], console: Console) -> None:
 
 
 def print_differences(result: dict[str, Any], console: Console) -> None:
-    """The first arm less each other one, and what difference would have been seen."""
-    cells, arms = result["cells"], arms_of(result)
-    measures = {label(s, k): f"{s}_greedy" if k == "greedy" else s for s, k in measures_of(result)}
-    rows = Table("", *measures, "seen if above", title="Differences paired by seed")
-    values, _ = table(cells, *measures_of(result)[0])
-    for name, row in comparison(result)["differences"].items():
-        other = values[arms.index(name.split(" - ")[1])]
-        least = detectable((values[0] - other).mean(0))
-        rows.add_row(name, *(number(row[m]) for m in measures.values()), f"{least:.3f}")
-    console.print(rows)
+    """The first arm less each other one; of the first measure, what would have been seen."""
+    arms = arms_of(result)
+    values, _ = table(result["cells"], *measures_of(result)[0])
+    least = {
+        arm: f"{detectable((values[0] - x).mean(0)):.3f}"
+        for arm, x in zip(arms, values, strict=True)
+    }
+    differences = comparison(result)["differences"]
+    for place, measures in enumerate(few_at_a_time(result)):
+        seen = ("seen if above",) * (place == 0)
+        rows = Table("", *measures, *seen, title="Differences paired by seed")
+        for name, row in differences.items():
+            seen = (least[name.split(" - ")[1]],) * (place == 0)
+            rows.add_row(name, *(number(row[m]) for m in measures.values()), *seen)
+        console.print(rows)
 
 
 def ceiling(result: dict[str, Any], split: str = "test") -> dict[str, dict[str, Any]]:
@@ -296,48 +305,78 @@ def print_curves(result: dict[str, Any], console: Console, target: float = TARGE
     console.print(rows)
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The table of a study over regimes as README shows it: success, regret, and what was paid."""
-    result = finished(result)
-    found, arms = comparison(result), arms_of(result)
+def measures_named(result: dict[str, Any], shown: Sequence[str] = ()) -> dict[str, str]:
+    """label -> measure of those `shown`, or of all."""
     names = {label(s, k): f"{s}_greedy" if k == "greedy" else s for s, k in measures_of(result)}
-    lost = regrets(result, *measures_of(result)[0])
-    head = ["", *names, "regret to the best constant", "end entropy", "rollouts", "seconds"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for arm in sorted(arms, key=lambda a: -found["means"][a][next(iter(names.values()))]["mean"]):
-        rollouts = sum(mean_fact(result["cells"], arm, f"{x}_rollouts")
-                       for x in ("training", "validation"))  # fmt: skip
-        row = [arm, *(number(found["means"][arm][m]).split(" n=")[0] for m in names.values()),
-               number(lost[arm]["mean"]).split(" n=")[0],
-               plain(mean_fact(result["cells"], arm, "final_entropy"), ".3f"),
-               plain(rollouts, ".0f"),
-               plain(mean_fact(result["cells"], arm, "seconds"), ".0f")]  # fmt: skip
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines) + "\n"
+    return {name: names[name] for name in shown or names}
 
 
-def differences_markdown(result: dict[str, Any], first: str) -> str:
-    """`first` less each other arm, paired by seed, regimes averaged: one row an arm.
+def few_at_a_time(result: dict[str, Any], columns: int = 3) -> list[dict[str, str]]:
+    """`measures_named` in pieces that a terminal shows without cutting numbers."""
+    names = list(measures_named(result).items())
+    return [dict(names[k : k + columns]) for k in range(0, len(names), columns)]
 
-    `p` is of the first measure, by Holm's procedure over all rows.
+
+def rows_of_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]]) + "\n"
+
+
+def markdown(result: dict[str, Any], shown: Sequence[str] = ()) -> str:
+    """The table of a study over regimes for a page: success, regret, and what was paid.
+
+    `shown` are measures such as "test, greedy"; without it all.
     """
     result = finished(result)
-    arms, rows = arms_of(result), comparison(result, first)["differences"]
-    names = {label(s, k): f"{s}_greedy" if k == "greedy" else s for s, k in measures_of(result)}
+    found, names = comparison(result)["means"], measures_named(result, shown)
+    lost = regrets(result, *measures_of(result)[0])
+    first, rows = next(iter(names.values())), []
+    for arm in sorted(arms_of(result), key=lambda arm: -found[arm][first]["mean"]):
+        rollouts = sum(mean_fact(result["cells"], arm, f"{x}_rollouts")
+                       for x in ("training", "validation"))  # fmt: skip
+        rows.append([
+            arm, *(number(found[arm][m]) for m in names.values()),
+            number(lost[arm]["mean"]),
+            plain(mean_fact(result["cells"], arm, "final_entropy"), ".3f"),
+            plain(rollouts, ".0f"), plain(mean_fact(result["cells"], arm, "seconds"), ".0f"),
+        ])  # fmt: skip
+    head = ["", *names, "regret to the best constant", "end entropy", "rollouts", "seconds"]
+    return rows_of_markdown(head, rows)
+
+
+def differences_markdown(
+    result: dict[str, Any],
+    first: str,
+    shown: Sequence[str] = (),
+    groups: dict[str, Sequence[str]] | None = None,
+) -> str:
+    """`first` less each other arm, paired by seed, regimes averaged: one row an arm.
+
+    Then the first measure again in `groups` of regimes (words -> names). A star: told from 0 by
+    Holm's procedure over the rows of its column.
+    """
+    result = finished(result)
+    arms, regimes = arms_of(result), regimes_of(result)
+    own, gaps = arms.index(first), {}  # column -> [arms, seeds]
+    for name in measures_named(result, shown):
+        kind = "greedy" if name.endswith(", greedy") else "sampled"
+        values, _ = table(result["cells"], name.removesuffix(", greedy"), kind)
+        gaps[name] = (values[own] - values).mean(1)
     values, _ = table(result["cells"], *measures_of(result)[0])
-    others = [arm for arm in arms if arm != first]
-    own = values[arms.index(first)]
-    p = holm([p_value((own - values[arms.index(arm)]).mean(0)) for arm in others])
-    head = [f"{first} less", *names, "p"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    least = dict(zip(others, p, strict=True))
-    for arm in sorted(others, key=lambda a: -(own - values[arms.index(a)]).mean()):
-        found = [Interval(**rows[f"{first} - {arm}"][m]) for m in names.values()]
-        value = least[arm]
-        row = [arm, *(f"{x.mean:+.3f} [{x.low:+.3f}, {x.high:+.3f}]" for x in found),
-               f"{value:.3f}" if value >= 0.001 else "< .001"]  # fmt: skip
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines) + "\n"
+    for words, names in (groups or {}).items():
+        places = [regimes.index(name) for name in names]
+        gaps[words] = (values[own] - values)[:, places].mean(1)
+    others = [i for i, arm in enumerate(arms) if arm != first]
+    rows = {
+        i: [arms[i]] for i in sorted(others, key=lambda i: -next(iter(gaps.values()))[i].mean())
+    }
+    for column in gaps.values():
+        p = holm([p_value(column[i]) for i in others])
+        for i, value in zip(others, p, strict=True):
+            x = mean_interval(column[i])
+            star = " *" if value < 0.05 else ""
+            rows[i].append(f"{x.mean:+.3f} [{x.low:+.3f}, {x.high:+.3f}]{star}")
+    return rows_of_markdown([f"{first} less", *gaps], list(rows.values()))
 
 
 def print_choices(result: dict[str, Any], console: Console) -> None:
