@@ -242,11 +242,11 @@ def test_writing_changes_nothing_but_verdicts(monkeypatch, tmp_path):
 
 
 def test_the_readme_s_ledger_is_generated():
-    """While rows are pending the README says so instead."""
+    """And while rows are pending the README says so besides."""
     readme = (claims.DATA.parent / "README.md").read_text(encoding="utf-8")
+    assert claims.markdown() in readme
     pending = any(row["verdict"] == PENDING for row in ROWS)
-    wanted = "The main study is not finished" if pending else claims.markdown()
-    assert wanted in readme
+    assert ("The main study is not finished" in readme) == pending
 
 
 def test_a_study_in_progress_decides_nothing(monkeypatch):

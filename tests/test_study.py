@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import signal
 import subprocess
 import time
@@ -128,11 +129,34 @@ def test_quick_is_ten_seeds_of_four_methods_and_its_tables_follow():
     assert moved["amft"] >= 0.1 and moved["sft"] == 0 and moved["rl"] == 0
 
 
-def test_the_page_of_results_shows_the_regimes_as_they_are_stored():
-    readme = (DATA / "studies" / "README.md").read_text(encoding="utf-8")
-    assert tables.markdown(shipped("regimes")) in readme
+def test_the_page_of_results_shows_regimes_and_second_task_as_they_are_stored():
+    page = (DATA / "studies" / "README.md").read_text(encoding="utf-8")
+    result = shipped("regimes")
+    halves = {f"test: {words}": [r for r in tables.regimes_of(result) if part in r]
+              for words, part in (("experts right", "clean"), ("half wrong", "wrong"))}  # fmt: skip
+    assert tables.markdown(result) in page
     for arm in ("amft_full-equal", "amft"):
-        assert tables.differences_markdown(shipped("regimes"), arm) in readme
+        assert tables.differences_markdown(result, arm, groups=halves) in page
+    result = shipped("second_task")
+    halves = {"test: experts right": ["clean"], "test: half wrong": ["wrong"]}
+    shown = ["test", "test, greedy", "ood_choice", "ood_words"]
+    assert tables.markdown(result, [*shown[:3], "ood_length", "ood_words"]) in page
+    for arm in ("amft_full-equal", "amft"):
+        assert tables.differences_markdown(result, arm, shown, halves) in page
+
+
+def test_the_readme_s_first_table_is_quick_s():
+    readme = (DATA.parent / "README.md").read_text(encoding="utf-8")
+    quick = shipped("quick")
+    found = tables.comparison(quick, "amft")
+    measures = ("test", "test_greedy", "ood_rule")
+    for arm in ("amft", "sft", "rl", "placebo"):
+        shown = " | ".join(tables.number(found["means"][arm][m]) for m in measures)
+        assert re.search(rf"^\| {arm}( \([^|]*\))? \| {re.escape(shown)} \|$", readme, re.M), arm
+        if arm != "amft":
+            row = [found["differences"][f"amft - {arm}"][m] for m in measures]
+            shown = " | ".join(f"{m['mean']:+.3f} [{m['low']:+.3f}, {m['high']:+.3f}]" for m in row)
+            assert f"| **amft - {arm}**, paired | {shown} |" in readme
 
 
 @pytest.mark.parametrize(
@@ -144,8 +168,8 @@ def test_the_page_of_results_shows_the_regimes_as_they_are_stored():
                         ("ood_visual", "turns right")]),
     ],
 )  # fmt: skip
-def test_the_readme_shows_the_studies_of_memorising_as_they_are_stored(study, shown):
-    readme = (DATA.parent / "README.md").read_text(encoding="utf-8")
+def test_the_page_shows_the_studies_of_memorising_as_they_are_stored(study, shown):
+    readme = (DATA / "studies" / "README.md").read_text(encoding="utf-8")
     result, best = shipped(study), choices(shipped(f"{study}_tune"))
     for arm in ("sft", "rl", "amft"):
         [rate] = {c["settings"]["lr"] for c in result["cells"] if c["arm"] == arm}
