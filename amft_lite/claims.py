@@ -30,10 +30,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from amft_lite.grids import read_grid
 from amft_lite.models import DATA
 from amft_lite.runs import write_text
 from amft_lite.statistics import Interval, mean_interval, p_value, regret, table
-from amft_lite.study import is_recorded, read_grid, recording, shipped, shipped_or_none
+from amft_lite.study import is_recorded, recording, shipped, shipped_or_none
 from amft_lite.tables import ceiling, point_reached
 
 PATH = DATA / "claims.yaml"
@@ -69,8 +70,11 @@ def _column(result: dict[str, Any], arm: str, test: dict[str, Any]) -> np.ndarra
         names = list(dict.fromkeys(c["regime"] for c in cells))
         seeds = sorted({c["seed"] for c in cells})
         of = {(c["regime"], c["seed"]): _field(c, name) for c in cells}
-        return np.array([[of[r, s] for s in seeds if all((x, s) in of for x in names)]
-                         for r in names])  # fmt: skip
+        values = np.array([[of[r, s] for s in seeds if all((x, s) in of for x in names)]
+                           for r in names])  # fmt: skip
+        if not np.isfinite(values).all():
+            raise ClaimError(f"{result['study']}: a run of {arm} has no {name}; did it diverge?")
+        return values
     values, _ = table(cells, test.get("split", "test"), test.get("kind", "sampled"))
     return values[0]
 
@@ -78,6 +82,8 @@ def _column(result: dict[str, Any], arm: str, test: dict[str, Any]) -> np.ndarra
 def _field(cell: dict[str, Any], name: str) -> float:
     """A number of a cell; `mu:fall` is mu's first less its last thinned block after warm-up, and
     `rollouts to 0.15` how many rollouts a curve took to that success (all, if it never did)."""
+    if "diverged" in cell:
+        return math.nan
     if name == "mu:fall":
         blocks = [x for x in cell["traces"]["mu"][1:] if x is not None]
         return blocks[0] - blocks[-1]

@@ -40,6 +40,7 @@ console = Console(highlight=False)
 problems = Console(stderr=True, highlight=False, soft_wrap=True)
 
 BAD_INPUT, STOPPED = 2, 130
+RECIPE = "lite"  #: what `run` reads where no --config is given
 
 
 def refuse(message: object) -> typer.Exit:
@@ -49,15 +50,58 @@ def refuse(message: object) -> typer.Exit:
 
 
 def settings_help() -> str:
-    """Every key with its default, for `run --help`."""
+    """Every key with its default and what lies above the defaults, for `run --help`."""
+
+    def listing(values: dict) -> str:
+        return ", ".join(f"{key}={value}" for key, value in values.items())
+
     keys, more = (
-        ", ".join(f"{f.name}={f.default}" for f in fields.values())
-        for fields in (FIELDS, MODEL_FIELDS)
+        listing({f.name: f.default for f in fields.values()}) for fields in (FIELDS, MODEL_FIELDS)
     )
+    recipe = read_file(RECIPE)
+    method = recipe.get("method", FIELDS["method"].default)
+    brought = listing(METHODS[method].defaults) or "none"
     return (
-        f"Change a setting, e.g. --set steps=60; may be repeated. Keys and defaults: {keys}. "
+        f"Change a setting, e.g. --set steps=60; may be repeated. Without --config, run reads the "
+        f"recipe {RECIPE}, which sets {listing(recipe)}. A method brings its own defaults; those "
+        f"of {method}: {brought}. Keys, and their defaults in a recipe that sets nothing: {keys}. "
         f"With `model` also: {more}"
     )
+
+
+def resumed(out: Path | None, given: dict, config: str | None, overwrite: bool) -> Run:
+    """The run in `out`, to go on with as it is. Raises RunError or ConfigError where more is asked
+    of it than that."""
+    from amft_lite.runs import RunError
+
+    if out is None:
+        raise RunError("--resume needs --out FOLDER, the run to go on with.")
+    if overwrite:
+        raise RunError(
+            f"--resume goes on with the run in {out} and --overwrite replaces it; give one of them."
+        )
+    if config is not None:
+        raise RunError(
+            f"--resume keeps the settings of {out}, so --config {config} would change nothing; "
+            f"leave it out, or start a new run without --resume."
+        )
+    found = open_run(out)
+    kept = {"model": ""} | vars(found.config)
+    if given.get("model", kept["model"]) != kept["model"]:
+        # the two kinds of run differ in their keys, and `build` would speak of those instead
+        given = wanted = {"model": given["model"]}
+    else:
+        wanted = {"model": ""} | vars(build(kept, given))
+    changed = [key for key in given if wanted[key] != kept[key]]
+    if changed:
+        here, asked = (
+            "empty" if values[changed[0]] == "" else values[changed[0]] for values in (kept, wanted)
+        )
+        raise RunError(
+            f"--resume keeps the settings of {out}; {changed[0]} is {here} there, not {asked}. "
+            f"Start a new run to change it."
+        )
+    return found
 
 
 def open_run(folder: Path) -> Run:
@@ -147,8 +191,9 @@ def train_with_progress(run: Run) -> dict:
 @app.command(epilog=f"Recipes: {', '.join(named_configs())}. Methods: {', '.join(METHODS)}.")
 def run(
     config: Annotated[
-        str, typer.Option(help="A recipe's name, or a YAML file of settings.")
-    ] = "lite",
+        str | None,  # None: not given, which --resume has to know
+        typer.Option(help=f"A recipe's name, or a YAML file of settings; by default {RECIPE}."),
+    ] = None,
     method: Annotated[str | None, typer.Option(help="How mu is chosen (below).")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same numbers.")] = None,
     out: Annotated[
@@ -177,20 +222,11 @@ def run(
         flags = {k: v for k, v in {"method": method, "seed": seed}.items() if v is not None}
         given = {**flags, **parse_assignments(set_ or [])}
         if resume:
-            if out is None:
-                raise RunError("--resume needs --out FOLDER, the run to go on with.")
-            current = open_run(out)
-            kept = vars(current.config)
-            wanted = vars(build(kept, given))
-            changed = [key for key in given if wanted[key] != kept[key]]
-            if changed:
-                raise RunError(
-                    f"--resume keeps the settings of {out}; {changed[0]} is {kept[changed[0]]} "
-                    f"there, not {wanted[changed[0]]}. Start a new run to change it."
-                )
+            current = resumed(out, given, config, overwrite)
         else:
-            settings = build(read_file(config), given)
-            folder = out or default_folder(settings, Path(config).stem)
+            name = RECIPE if config is None else config
+            settings = build(read_file(name), given)
+            folder = out or default_folder(settings, Path(name).stem)
             kind = ModelRun if isinstance(settings, ModelConfig) else Run
             current = kind.create(folder, settings, overwrite)
         summary = train_with_progress(current)
@@ -218,12 +254,16 @@ def evaluate(
     examples: Annotated[int, typer.Option(min=0, max=1000, help="Also print so many answers.")] = 3,
 ) -> None:
     """Measure a finished run again: on all problems, on other splits, with more answers."""
+    import torch
+
     from amft_lite.report import cell
     from amft_lite.runs import RunError
     from amft_lite.tasks import groups_word, reported_splits, retold
 
     try:
         current = open_run(folder)
+        if not isinstance(current.config, ModelConfig):  # as in training, where it knows no threads
+            torch.set_num_threads(current.config.threads)
         current.load()
         unit = groups_word(current.task).split()[-1]
         table = Table("split", "success", "greedy", "attempts@5", "problems", unit)
@@ -297,7 +337,7 @@ def pretrain(
     """
     import torch
 
-    from amft_lite.pretrain import bands, recipe, save_base, timed_log
+    from amft_lite.pretrain import bands, recipe, save_base, timed_log, whole_or_not
     from amft_lite.pretrain import pretrain as train
 
     changes = {} if steps is None else {"steps": steps}
@@ -306,28 +346,33 @@ def pretrain(
     except ValueError as error:
         raise refuse(f"{error}.") from None
     folder = out or Path("runs") / "bases" / f"{task}-{size}"
-    if folder.exists() and not overwrite:
-        raise refuse(f"{folder} exists; --overwrite replaces it, or name another --out.")
-    if folder.exists() and not (folder / "recipe.json").is_file():
-        raise refuse(f"{folder} is no base, so --overwrite leaves it alone; name another --out.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)  # known now, not after the training
-    except OSError as error:
-        raise refuse(error) from None
+    if folder.exists() and not folder.is_dir():
+        raise refuse(f"{folder} is a file; --out needs a folder.")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / "recipe.json").is_file():
+            raise refuse(f"{folder} is not empty and holds no base; name another --out.")
+        if not overwrite:
+            raise refuse(f"{folder} holds a base; --overwrite replaces it, or name another --out.")
     from rich.progress import Progress as Bar
 
     torch.set_num_threads(1)
     log, note = timed_log()
-    with Bar(console=console) as bar:
-        job = bar.add_task("base", total=config.last)
+    try:
+        with whole_or_not(folder, overwrite) as beside, Bar(console=console) as bar:
+            job = bar.add_task("base", total=config.last)
 
-        def on_step(step: int, loss: float) -> None:
-            note(step, loss)
-            bar.update(job, completed=step + 1, description=f"loss {loss:.3f}")
+            def on_step(step: int, loss: float) -> None:
+                note(step, loss)
+                bar.update(job, completed=step + 1, description=f"loss {loss:.3f}")
 
-        model, tokenizer = train(config, on_step=on_step)
-    found = bands(model, tokenizer, config)
-    save_base(folder, model, tokenizer, config, log, found)
+            model, tokenizer = train(config, on_step=on_step)
+            found = bands(model, tokenizer, config)
+            save_base(beside, model, tokenizer, config, log, found)
+    except OSError as error:
+        raise refuse(error) from None
+    except KeyboardInterrupt:
+        console.print(f"Stopped; nothing was written to {folder}.", soft_wrap=True)
+        raise typer.Exit(STOPPED) from None
     for name, value in found.items():
         console.print(f"{name}: {value}")
     console.print(f"Written: {folder}", soft_wrap=True)
@@ -374,7 +419,8 @@ def study(
             name, out, jobs, resume, max_hours, seeds, listed(methods), listed(regimes), console
         )
         tables.print_result(result, console)
-        stored = None if resume else studies.shipped_or_none(Path(name).stem)
+        packaged = name in studies.grid_names() and not resume
+        stored = studies.shipped_or_none(name) if packaged and result["cells"] else None
         if stored and not result["cells"][0].get("candidate"):
             strays, checked = tables.outside_bands(result, stored)
             for line in strays:

@@ -306,6 +306,11 @@ _SHARES = {
     "demonstrated_prompts",
 }  # fmt: skip
 _BELOW_ONE = {"beta1", "beta2", "lora_dropout", "trace_decay"}
+#: Rules whose mu starts at mu_start and then stays between mu_min and mu_max. `fixed` and
+#: amft_gate_only hold mu_start whatever the bounds; the others have a mu of their own.
+_BOUNDED_RULES = (
+    "amft meta_only entropy_only placebo published official_code nll_entropy amft_gate gate_placebo"
+).split()
 
 
 def _suggest(word: str, known: typing.Iterable[str]) -> str:
@@ -390,10 +395,11 @@ def build(*layers: dict[str, Any]) -> RunConfig:
         )
     if config.mu_min > config.mu_max:
         raise ConfigError(f"mu_min ({config.mu_min}) must not exceed mu_max ({config.mu_max}).")
-    if not config.mu_min <= config.mu_start <= config.mu_max and method != "fixed":
+    bounded = METHODS[method].rule in _BOUNDED_RULES
+    if bounded and not config.mu_min <= config.mu_start <= config.mu_max:
         raise ConfigError(
             f"mu_start ({config.mu_start}) must lie between mu_min ({config.mu_min}) and mu_max "
-            f"({config.mu_max})."
+            f"({config.mu_max}), the bounds of {method}'s mu; change one of the three."
         )
     if config.wrong_demonstrations and not REGISTRY[config.task].pretraining:
         raise ConfigError(f"wrong_demonstrations is for tasks made by code, not for {config.task}.")

@@ -23,9 +23,11 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import torch
@@ -183,6 +185,38 @@ def bands(model, tokenizer, config: PretrainConfig, prompts: int | None = None) 
         pairs = [x if isinstance(x, tuple) else (x, 1) for x in found]
         shares[name] = sum(yes for yes, _ in pairs) / sum(times for _, times in pairs)
     return shares
+
+
+@contextmanager
+def whole_or_not(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """An empty folder beside `folder` that takes its place at the end, if nothing was raised.
+
+    Else it is removed, and `folder` stays as it was: new, empty or (with `overwrite`) an older
+    base, of which what the new one does not have, such as notes, is kept. Only a process that is
+    killed outright leaves the folder beside, whose name begins with a dot.
+
+    Raises:
+        OSError: there can be no such folder there.
+    """
+    folder = folder.resolve()  # of a link the target moves, and `.` has a name
+    if folder.is_mount():  # known now, not after the training
+        raise OSError(f"{folder} is a mount point, which cannot be replaced; name a folder in it.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
+        new, old = Path(beside) / "new", Path(beside) / "old"
+        new.mkdir()  # inside, because the outer one is for this user alone
+        yield new
+        try:
+            if overwrite and folder.is_dir():
+                folder.rename(old)
+            new.rename(folder)
+        except BaseException:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            raise
+        for path in old.iterdir() if old.exists() else ():
+            if not (folder / path.name).exists():
+                path.rename(folder / path.name)
 
 
 def save_base(

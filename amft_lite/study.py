@@ -1,24 +1,9 @@
 """A study: a grid of methods, regimes and seeds, trained cell by cell and kept as one JSON file.
 
-A grid is a YAML file (`configs/studies/`):
+`amft_lite.grids` says what a grid is. Seeds go outermost, so a study that was stopped early has
+whole seeds. Every cell is a file of its own, written whole, which says with what settings it was
+made; one of other settings is made anew.
 
-    question   what it is to answer, in a sentence or two
-    recipe     settings of every run, by name; `settings` changes them
-    regimes    name -> settings: the situations compared
-    arms       name -> settings: the methods compared
-    seeds      [first, how many]
-    splits     split -> [problems, samples] measured at the end; 0 problems are all of them
-    curve      take a look every so many steps, too: success on the splits, kept demonstrations
-    glance     [problems, samples] of such a look, on each split
-    choose     of each arm, candidates to choose among: name -> settings (a study that tunes)
-    only       arm -> further candidates of that arm alone
-    tuned_by   the study whose choices the arms start from
-    family     arm -> the arm of that study whose choice it takes, where they differ
-    replay     arm -> the arm whose recorded mu_t it repeats, from the seed before its own (from its
-               own seed the run would be the same run); `arm:constant`, `arm:cosine` keep its mean
-
-Seeds go outermost, so a study that was stopped early has whole seeds. Every cell is a file of its
-own, written whole, which says with what settings it was made; one of other settings is made anew.
 A seed sets the demonstrations, the order of prompts and minibatches and all sampling, the same for
 every arm.
 
@@ -27,169 +12,42 @@ Left out: what the numbers mean (`amft_lite.statistics`, `amft_lite.claims`).
 
 from __future__ import annotations
 
-import itertools
+import fcntl
 import json
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from amft_lite.config import CONFIGS, ConfigError, build, read_file
+from amft_lite.config import build, read_file
+from amft_lite.grids import (
+    Grid,
+    StudyError,
+    combinations,
+    file_name,
+    grid_names,
+    how,
+    key,
+    plan_cells,
+    read_grid,
+)
 from amft_lite.models import DATA
 from amft_lite.provenance import provenance
 from amft_lite.runs import to_json, write_text
 from amft_lite.statistics import score
+from amft_lite.tasks import load_task
 
-GRIDS = CONFIGS / "studies"
 SECONDS_A_CELL = 25.0  #: where no stored cell tells better
-
-
-class StudyError(ValueError):
-    """A study that cannot be run as asked; its text is one sentence."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What is compared; see the module's docstring for the fields."""
-
-    name: str
-    question: str
-    arms: dict[str, dict[str, Any]]
-    regimes: dict[str, dict[str, Any]] = field(default_factory=lambda: {"lite": {}})
-    recipe: str = "lite"
-    settings: dict[str, Any] = field(default_factory=dict)
-    splits: dict[str, list[int]] = field(
-        default_factory=lambda: {"test": [0, 8], "ood_rule": [200, 4]}
-    )
-    seeds: tuple[int, int] = (1, 10)
-    curve: int = 0
-    glance: list[int] = field(default_factory=lambda: [200, 4])
-    choose: dict[str, dict[str, Any]] = field(default_factory=dict)
-    only: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    tuned_by: str = ""
-    family: dict[str, str] = field(default_factory=dict)
-    replay: dict[str, str] = field(default_factory=dict)
-
-    def candidates(self, arm: str) -> dict[str, dict[str, Any]]:
-        """What is tried of an arm: name -> settings; without tuning one nameless candidate."""
-        return {**self.choose, **self.only.get(arm, {})} or {"": {}}
-
-    def arms_called(self, name: str) -> list[str]:
-        """The arm of that name; else the arms of the method of that name (`fixed`: all constants).
-
-        Raises:
-            StudyError: there is none.
-        """
-        if name in self.arms:
-            return [name]
-        found = [
-            arm for arm, settings in self.arms.items()
-            if {**self.settings, **settings}.get("method") == name
-        ]  # fmt: skip
-        if not found:
-            raise StudyError(f"{self.name} has no arm {name!r}; known: {', '.join(self.arms)}.")
-        return found
-
-    @property
-    def seed_list(self) -> list[int]:
-        return list(range(self.seeds[0], self.seeds[0] + self.seeds[1]))
-
-
-def grid_names() -> list[str]:
-    """Studies that come with the package."""
-    return sorted(path.stem for path in GRIDS.glob("*.yaml"))
-
-
-def read_grid(name: str | Path) -> Grid:
-    """The grid of that name, or in that YAML file.
-
-    Raises:
-        StudyError: there is none, or it has keys or settings that do not exist.
-    """
-    path = GRIDS / f"{name}.yaml" if str(name) in grid_names() else Path(name)
-    if not path.is_file():
-        raise StudyError(f"no study is called {str(name)!r}; known: {', '.join(grid_names())}.")
-    content = read_file(path)
-    known = set(Grid.__dataclass_fields__) - {"name"}
-    if stray := sorted(set(content) - known):
-        raise StudyError(
-            f"{path}: {stray[0]!r} is no key of a study; known: {', '.join(sorted(known))}."
-        )
-    if missing := [key for key in ("question", "arms") if not content.get(key)]:
-        raise StudyError(f"{path} lacks {missing[0]}.")
-    for name in {"arms", "regimes", "splits"} & set(content):
-        if not isinstance(content[name], dict):
-            raise StudyError(f"{path}: {name} must be `name: ...` lines, not {content[name]!r}.")
-    for name in {"arms", "regimes"} & set(content):
-        content[name] = {key: settings or {} for key, settings in content[name].items()}
-    seeds = content.get("seeds", [1, 1])
-    if not (isinstance(seeds, list) and [type(x) for x in seeds] == [int, int] and seeds[1] > 0):
-        raise StudyError(
-            f"{path}: seeds must be [first, how many], such as [1, 10], not {seeds!r}."
-        )
-    if "seeds" in content:
-        content["seeds"] = tuple(seeds)
-    grid = Grid(path.stem, **content)
-    try:
-        recipe = read_file(grid.recipe)
-    except ConfigError as error:
-        raise StudyError(f"{path}: {error}") from None
-    for cell in itertools.islice(_combinations(grid, grid.seed_list[:1]), 10_000):
-        try:
-            trace = {"trace": "0.5"} if cell["arm"] in grid.replay else {}  # comes when it runs
-            build(recipe, cell["settings"], trace)
-        except ConfigError as error:
-            raise StudyError(f"{path}, {cell['arm']} in {cell['regime']}: {error}") from None
-    return grid
-
-
-def _combinations(grid: Grid, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
-    for seed, regime, arm in itertools.product(seeds, grid.regimes, grid.arms):
-        for candidate, settings in grid.candidates(arm).items():
-            cell = {"arm": arm, "regime": regime, "seed": seed}
-            if candidate:
-                cell["candidate"] = candidate
-            # an arm's own settings win over a candidate's
-            cell["settings"] = {
-                **grid.settings, **grid.regimes[regime], **settings, **grid.arms[arm], "seed": seed,
-            }  # fmt: skip
-            yield cell
-
-
-def plan_cells(grid: Grid, seeds: Sequence[int], chosen: dict[str, dict[str, Any]]) -> list[dict]:
-    """Every cell, seeds outermost; `chosen`: arm -> settings that tuning found, beneath its own.
-
-    Of cells with equal settings the first one stays (candidates that an arm overrules).
-    """
-    cells, seen = [], set()
-    for cell in _combinations(grid, seeds):
-        arm = chosen.get(cell["arm"], {})
-        cell["settings"] = {**grid.settings, **grid.regimes[cell["regime"]], **arm,
-                            **cell["settings"]}  # fmt: skip
-        same = (cell["arm"], cell["regime"], json.dumps(cell["settings"], sort_keys=True))
-        if same not in seen:
-            seen.add(same)
-            cells.append(cell)
-    return cells
-
-
-def key(cell: dict[str, Any]) -> tuple[str, str, int, str]:
-    """What tells cells of one study apart."""
-    return cell["arm"], cell["regime"], cell["seed"], cell.get("candidate", "")
-
-
-def file_name(cell: dict[str, Any]) -> str:
-    arm, regime, seed, candidate = key(cell)
-    return f"{regime}--{arm}{f'--{candidate}' if candidate else ''}--{seed}.json"
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -224,6 +82,15 @@ def is_recorded(name: str) -> bool:
     return (DATA / "recordings" / f"{name}.json").is_file()
 
 
+def committed_cells(name: str | Path) -> list[dict[str, Any]]:
+    """The committed cells of a study that comes with the package; a file's own grid has none."""
+    result = shipped_or_none(str(name)) if str(name) in grid_names() else None
+    if result is None:
+        return []
+    shared = {"how": result["how"]} if "how" in result else {}
+    return [cell | shared for cell in result["cells"]]
+
+
 def read_cells(folder: Path) -> list[dict[str, Any]]:
     """The cells in a folder of runs.
 
@@ -242,7 +109,7 @@ def read_cells(folder: Path) -> list[dict[str, Any]]:
 
 def collect(grid: Grid, cells: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     """The result: the grid, every cell in the grid's order, and how they were made."""
-    order = {key(cell)[:2]: n for n, cell in enumerate(_combinations(grid, [0]))}
+    order = {key(cell)[:2]: n for n, cell in enumerate(combinations(grid, [0]))}
 
     def place(cell: dict) -> tuple:
         arm, regime, seed, candidate = key(cell)
@@ -251,11 +118,13 @@ def collect(grid: Grid, cells: list[dict[str, Any]], **more: Any) -> dict[str, A
         return seed, order.get((arm, regime), len(order)), number
 
     cells = sorted(cells, key=place)
-    if not grid.replay:  # else the mu of each step is what another cell repeats
-        cells = [{k: v for k, v in cell.items() if k != "mu"} for cell in cells]
+    # the mu of each step is kept where another cell repeats it; `how` is the same for all
+    spare = {"how"} if grid.replay else {"how", "mu"}
+    cells = [{k: v for k, v in cell.items() if k not in spare} for cell in cells]
     return {
         "study": grid.name,
         "question": " ".join(grid.question.split()),
+        "how": how(grid),
         "core_hours": round(sum(c.get("wall_seconds", 0.0) for c in cells) / 3600, 2),
         **more,
         "cells": cells,
@@ -330,10 +199,46 @@ def tuned(grid: Grid) -> dict[str, dict[str, Any]]:
 # --- running --------------------------------------------------------------------------------------
 
 
-def _train(path: Path, cell: dict[str, Any], how: dict[str, Any]) -> dict[str, Any]:
+def _train(path: Path, cell: dict[str, Any]) -> dict[str, Any]:
     from amft_lite.cells import run_cell  # in the worker: torch is imported there
 
-    return run_cell(path, cell=cell, **how)
+    return run_cell(path, cell=cell, **cell["how"])
+
+
+def _begin_worker(parent: int) -> None:
+    """Ctrl-C is the parent's: workers finish and write their cells, so nothing is lost. But a
+    parent that was killed cannot stop them, so they watch for that themselves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _folder_kept(out: Path) -> Iterator[None]:
+    """Keep other studies out of the folder; SIGTERM and a closed terminal end it as Ctrl-C does.
+
+    Raises:
+        StudyError: another process is in it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    ends = (signal.SIGTERM, signal.SIGHUP)
+    with open(out / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StudyError(f"another study is working in {out}; wait for it.") from None
+        main = threading.current_thread() is threading.main_thread()
+        before = [signal.signal(x, signal.default_int_handler) for x in ends] if main else []
+        try:
+            yield
+        finally:
+            for number, handler in zip(ends, before, strict=False):
+                signal.signal(number, handler)
 
 
 def _ready(cell: dict[str, Any], grid: Grid, done: dict[tuple, dict]) -> dict[str, Any] | None:
@@ -364,13 +269,58 @@ def reshaped(mu: Sequence[float], shape: str) -> list[float]:
     return [mean + reach * math.cos(math.pi * t / last) for t in range(len(mu))]
 
 
-def _is_made(cell: dict[str, Any], made: dict[str, Any] | None) -> bool:
-    """Is there a cell of these very settings? (A trace that comes from another cell, which the plan
-    does not know yet, is not compared.)"""
-    known = dict(made["settings"]) if made else None
-    if known and "trace" not in cell["settings"]:
-        known.pop("trace", None)
-    return known == cell["settings"]
+def _is_made(
+    cell: dict[str, Any], made: dict[str, Any] | None, shared: dict[str, Any] | None = None
+) -> bool:
+    """Is there a cell of these very settings, made as `how` says (where it does not say: yes)?"""
+    if made is None or made["settings"] != cell["settings"]:
+        return False
+    return shared is None or made.get("how", shared) == shared
+
+
+def missing(
+    cells: list[dict[str, Any]], grid: Grid, done: dict[tuple, dict]
+) -> list[dict[str, Any]]:
+    """The cells to train. A replay counts as made if its trace is what its source now gives."""
+    shared = how(grid)
+    waiting = [
+        c for c in cells
+        if c["arm"] not in grid.replay and not _is_made(c, done.get(key(c)), shared)
+    ]  # fmt: skip
+    stale = {key(c) for c in waiting}
+    kept = {k: c for k, c in done.items() if k not in stale}
+    for cell in cells:
+        if cell["arm"] in grid.replay:
+            ready = _ready(cell, grid, kept)
+            if ready is None or not _is_made(ready, done.get(key(cell)), shared):
+                waiting.append(cell)
+    order = {key(c): n for n, c in enumerate(cells)}
+    return sorted(waiting, key=lambda c: order[key(c)])
+
+
+def check_tasks(cells: list[dict[str, Any]], grid: Grid) -> None:
+    """Can every task be made, and has it the splits that are measured? Better known before.
+
+    Raises:
+        StudyError: one sentence.
+    """
+    recipe, known = read_file(grid.recipe), set()
+    for cell in cells:
+        trace = {"trace": "0.5"} if cell["arm"] in grid.replay else {}
+        config = build(recipe, cell["settings"], trace)
+        options = {"reward": config.reward, **config.task_options()}
+        if (named := (config.task, repr(options))) in known:
+            continue
+        known.add(named)
+        try:
+            splits = load_task(config.task, **options).splits
+        except ValueError as error:
+            raise StudyError(f"{grid.name}, {cell['arm']} in {cell['regime']}: {error}") from None
+        if stray := set(grid.splits) - set(splits):
+            raise StudyError(
+                f"{grid.name}: no split is called {min(stray)!r}; {config.task} has "
+                f"{', '.join(splits)}."
+            )
 
 
 def run_study(
@@ -401,14 +351,13 @@ def run_study(
     out = out or Path("runs") / f"study-{grid.name}"
     done: dict[tuple, dict] = {}
     if resume:
-        committed = shipped_or_none(grid.name) or {"cells": []}
-        done = {key(cell): cell for cell in [*committed["cells"], *read_cells(out)]}
+        done = {key(cell): cell for cell in [*committed_cells(name), *read_cells(out)]}
     elif out.is_dir() and any((out / "cells").glob("*.json")):
         raise StudyError(f"{out} holds cells; --resume keeps them, or name another --out.")
     cells = plan_cells(grid, grid.seed_list[:seeds], tuned(grid))
     cells = [c for c in cells if c["arm"] in (arms or grid.arms)
              and c["regime"] in (regimes or grid.regimes)]  # fmt: skip
-    waiting = [c for c in cells if not _is_made(c, done.get(key(c)))]
+    waiting = missing(cells, grid, done)
     begun = bool(waiting)
     if not begun:
         console.print(f"{grid.name}: all {len(cells)} cells are there; nothing to do.")
@@ -419,7 +368,11 @@ def run_study(
             f"{grid.name}: {len(waiting)} of {len(cells)} cells to train, about {each:.0f} s each: "
             f"{len(waiting) * each / jobs / 3600:.1f} hours on {jobs} processes."
         )
-        _run_cells(waiting, grid, out, jobs, max_hours, done, console)
+        check_tasks(waiting, grid)
+        for cell in waiting:  # what lies there is of other settings: no result, and no source
+            done.pop(key(cell), None)
+        with _folder_kept(out):
+            _run_cells(waiting, grid, out, jobs, max_hours, done, console)
     wanted = {key(c) for c in cells}
     result = collect(grid, [c for k, c in done.items() if k in wanted], provenance=provenance())
     if begun:
@@ -440,13 +393,10 @@ def _run_cells(
     os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_MAX_": "0"}
     os.environ |= {"MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(2**28)}
     commit = provenance()["commit"]
-    how = {"recipe": grid.recipe, "splits": grid.splits, "curve": grid.curve, "look": grid.glance}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn(), TextColumn("{task.fields[last]}"))  # fmt: skip
     started, running = time.monotonic(), {}
-    # Ctrl-C is the parent's: workers finish and write their cells, so nothing is lost
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), signal.signal, ignore)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, (os.getpid(),))
     try:
         with Bar(*columns, console=console) as bar:
             task = bar.add_task(grid.name, total=len(waiting), last="")
@@ -457,8 +407,8 @@ def _run_cells(
                     if place is None:
                         break
                     cell = _ready(waiting.pop(place), grid, done)
-                    cell["commit"] = commit
-                    running[pool.submit(_train, out / "cells" / file_name(cell), cell, how)] = cell
+                    cell |= {"commit": commit, "how": how(grid)}
+                    running[pool.submit(_train, out / "cells" / file_name(cell), cell)] = cell
                 if not running:
                     reason = f"{max_hours:g} hours are over" if late else "their traces are missing"
                     console.print(f"{len(waiting)} cells are left out: {reason}.")

@@ -74,7 +74,7 @@ def dynamics_figure(
     for (regime, where), (name, what) in itertools.product(regimes.items(), names.items()):
         curves = {}
         for arm in arms:
-            traces = [cell["traces"].get(name) for cell in result["cells"]
+            traces = [cell.get("traces", {}).get(name) for cell in result["cells"]
                       if (cell["arm"], cell["regime"]) == (arm, regime)]  # fmt: skip
             runs = [
                 [((n + 0.5) * THINNED, value) for n, value in enumerate(trace) if value is not None]
@@ -96,6 +96,8 @@ def _curves(cells: list[dict[str, Any]], x: str, y: str) -> Curves:
     """The curves of cells that have one, by arm."""
     found: Curves = {}
     for cell in cells:
+        if "curve" not in cell:  # it diverged
+            continue
         points = [(point[x], point[y]) for point in cell["curve"]]
         found.setdefault(cell["arm"], []).append(points)
     return found

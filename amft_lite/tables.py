@@ -17,14 +17,19 @@ from amft_lite.statistics import (
     Interval,
     detectable,
     holm,
+    iqm,
     mean_interval,
+    over_problems,
     p_value,
+    probability_of_improvement,
     regret,
     score,
     seeds_warning,
     table,
 )
 
+#: Bootstrap draws of what is only printed.
+DRAWS = 1000
 #: Constants are arms of this beginning; regret is counted from the best of them.
 CONSTANT = "fixed-"
 
@@ -57,6 +62,8 @@ def finished(result: dict[str, Any]) -> dict[str, Any]:
 def measures_of(result: dict[str, Any]) -> list[tuple[str, str]]:
     """(split, sampled or greedy), what every cell that did not diverge has."""
     whole = [cell["splits"] for cell in result["cells"] if "splits" in cell]
+    if not whole:
+        raise ValueError("every run diverged")
     return [
         (split, kind)
         for split in whole[0]
@@ -168,6 +175,9 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     if behind := [arm for arm in arms_of(everything) if arm not in arms_of(result)]:
         console.print(f"Left out, not finished: {', '.join(behind)}.")
     cells, arms, regimes = result["cells"], arms_of(result), regimes_of(result)
+    if all("diverged" in cell for cell in cells):
+        console.print(f"All of {len(cells)} runs diverged; a lower lr may keep them together.")
+        return
     try:
         found = comparison(result)
     except ValueError:
@@ -183,12 +193,16 @@ def print_result(result: dict[str, Any], console: Console) -> None:
         console.print(success)
     shares = {arm: share_applied(cells, arm) for arm in arms}
     applied = ("rule applied to",) * any(share is not None for share in shares.values())
-    paid = Table("", "mu", "end entropy", "rollouts", "seconds", *applied, title="Means over cells")
-    for arm in arms:
+    middle = ("IQM",) * (len(seeds) > 1)
+    title = f"Middle half of {label(*measures_of(result)[0])}; means over cells"
+    paid = Table("", *middle, "mu", "end entropy", "rollouts", "seconds", *applied, title=title)
+    values, _ = table(cells, *measures_of(result)[0])
+    for place, arm in enumerate(arms):
         rollouts = mean_fact(cells, arm, "training_rollouts")
         rollouts += mean_fact(cells, arm, "validation_rollouts")
         paid.add_row(
-            arm, plain(mean_fact(cells, arm, "mean_mu"), ".2f"),
+            arm, *(number(asdict(iqm(values[place].T, draws=DRAWS))) for _ in middle),
+            plain(mean_fact(cells, arm, "mean_mu"), ".2f"),
             plain(mean_fact(cells, arm, "final_entropy"), ".3f"),
             plain(rollouts, ".0f"), plain(mean_fact(cells, arm, "seconds"), ".1f"),
             *(["-" if shares[arm] is None else f"{shares[arm]:.0%} of prompts"] * len(applied)),
@@ -218,21 +232,40 @@ def print_result(result: dict[str, Any], console: Console) -> None:
 
 
 def print_differences(result: dict[str, Any], console: Console) -> None:
-    """The first arm less each other one; of the first measure, what would have been seen."""
+    """The first arm less each other one; of the first measure also what would have been seen, the
+    chance that a run of the first arm beats one of the other, and how far other problems would
+    move the difference."""
     arms = arms_of(result)
-    values, _ = table(result["cells"], *measures_of(result)[0])
-    least = {
-        arm: f"{detectable((values[0] - x).mean(0)):.3f}"
-        for arm, x in zip(arms, values, strict=True)
-    }
+    split, kind = measures_of(result)[0]
+    values, _ = table(result["cells"], split, kind)
+    more = {}
+    for arm, x in zip(arms[1:], values[1:], strict=True):
+        seen = f"{detectable((values[0] - x).mean(0)):.3f}"
+        wins = probability_of_improvement(values[0].T, x.T, draws=DRAWS)
+        try:
+            problems = number(asdict(other_problems(result, arms[0], arm, split)))
+        except ValueError:  # no hits by group, or greedy answers alone
+            problems = "-"
+        more[arm] = (seen, f"{wins.mean:.2f} [{wins.low:.2f}, {wins.high:.2f}]", problems)
     differences = comparison(result)["differences"]
-    for place, measures in enumerate(few_at_a_time(result)):
-        seen = ("seen if above",) * (place == 0)
-        rows = Table("", *measures, *seen, title="Differences paired by seed")
+    for measures in few_at_a_time(result):
+        rows = Table("", *measures, title="Differences paired by seed")
         for name, row in differences.items():
-            seen = (least[name.split(" - ")[1]],) * (place == 0)
-            rows.add_row(name, *(number(row[m]) for m in measures.values()), *seen)
+            rows.add_row(name, *(number(row[m]) for m in measures.values()))
         console.print(rows)
+    head = ("seen if above", "chance to win", "over other problems")
+    rows = Table("", *head, title=f"{label(split, kind)}, the same differences")
+    for arm, texts in more.items():
+        rows.add_row(f"{arms[0]} - {arm}", *texts)
+    console.print(rows)
+
+
+def other_problems(result: dict[str, Any], first: str, arm: str, split: str) -> Interval:
+    """`over_problems` of two arms, on the seeds that both have."""
+    cells = [[c for c in result["cells"] if c["arm"] == name] for name in (first, arm)]
+    both = set.intersection(*({(c["regime"], c["seed"]) for c in some} for some in cells))
+    x, y = ([c for c in some if (c["regime"], c["seed"]) in both] for some in cells)
+    return over_problems(x, y, split, draws=DRAWS)
 
 
 def ceiling(result: dict[str, Any], split: str = "test") -> dict[str, dict[str, Any]]:
@@ -282,6 +315,7 @@ TARGET = 0.15
 
 def print_curves(result: dict[str, Any], console: Console, target: float = TARGET) -> None:
     """What an arm paid for `target` success, how deep its curve fell, what it forgot."""
+    split = measures_of(result)[0][0]
     title = f"Paid for {target:.0%} (the whole run where it was not reached); means over cells"
     forgetting = ("demonstrations' nats a token: least", "at the end")
     names = ("reached", "steps", "rollouts", "seconds", "largest drop", *forgetting)
@@ -291,14 +325,15 @@ def print_curves(result: dict[str, Any], console: Console, target: float = TARGE
         facts = []
         for cell in cells:
             curve = cell["curve"]
-            paid = point_reached(curve, target)
+            paid = point_reached(curve, target, split)
             nll = [point["demonstration_nll"] for point in curve]
-            facts.append((paid["step"], paid["rollouts"], paid["seconds"], largest_drop(curve),
-                          min(nll), nll[-1]))  # fmt: skip
+            drop = largest_drop(curve, split)
+            facts.append((*(paid[x] for x in ("step", "rollouts", "seconds")), drop, min(nll),
+                          nll[-1]))  # fmt: skip
         if not cells:  # all of them diverged
             rows.add_row(arm, *"-" * len(names))
             continue
-        reached = sum(max(p["test"] for p in c["curve"]) >= target for c in cells)
+        reached = sum(max(p[split] for p in c["curve"]) >= target for c in cells)
         steps, rollouts, seconds, drop, least, end = np.mean(facts, 0)
         rows.add_row(arm, f"{reached} of {len(cells)}", f"{steps:.0f}", f"{rollouts:.0f}",
                      f"{seconds:.1f}", f"{drop:.3f}", f"{least:.3f}", f"{end:.3f}")  # fmt: skip
@@ -384,14 +419,16 @@ def print_choices(result: dict[str, Any], console: Console) -> None:
     from amft_lite.study import choices
 
     taken = choices(result)
-    tried = list(dict.fromkeys(cell["candidate"] for cell in result["cells"]))
+    tried = list(dict.fromkeys(cell.get("candidate", "") for cell in result["cells"]))
+    split = next((next(iter(c["splits"])) for c in result["cells"] if "splits" in c), "")
     rows = Table("", *tried, title="Mean success on validation; [...]: taken")
     for arm in arms_of(result):
         texts = []
         for candidate in tried:
-            of = [c for c in result["cells"] if (c["arm"], c["candidate"]) == (arm, candidate)]
-            split = next(iter(of[0]["splits"])) if of else ""
-            mean = np.mean([c["splits"][split]["sampled"] for c in of if "splits" in c] or [0.0])
+            of = [
+                c for c in result["cells"] if (arm, candidate) == (c["arm"], c.get("candidate", ""))
+            ]
+            mean = np.mean([score(c, split) for c in of] or [0.0])
             mark = "[{}]" if taken[arm] == candidate else "{}"
             texts.append(mark.format(f"{mean:.3f}") if of else "-")
         rows.add_row(arm, *(t.replace("[", "\\[") for t in texts))

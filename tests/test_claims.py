@@ -123,6 +123,15 @@ def test_fields_of_cells(stored):
     assert cost.mean == pytest.approx((330 + 110) / 2)
 
 
+def test_a_diverged_run_has_no_field_to_judge_by(monkeypatch):
+    result = cells(a=[[0.1, 0.2]])
+    result["cells"][0] = {"arm": "a", "regime": "r0", "seed": 0, "diverged": "not finite"}
+    monkeypatch.setattr(claims, "shipped", lambda name: result)
+    for name in ("meta_movement", "mu:fall", "rollouts to 0.2"):
+        with pytest.raises(claims.ClaimError, match="did it diverge"):
+            claims.difference({"study": "s", "arm": "a", "field": name})
+
+
 def test_the_best_constant_is_chosen_on_the_other_seeds(stored):
     low, high = [[0.1, 0.1, 0.9]], [[0.2, 0.3, 0.1]]
     stored(**{"fixed-.1": low, "fixed-.5": high, "a": [[0.5, 0.5, 0.5]]})

@@ -17,7 +17,10 @@ from amft_lite.config import (
     read_file,
     to_yaml,
 )
-from amft_lite.weighting import RuleOptions
+from amft_lite.gate import GatedController
+from amft_lite.methods import METHODS
+from amft_lite.rivals import NllEntropy
+from amft_lite.weighting import Controller, Released, RuleOptions
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,25 @@ def test_later_layers_win_and_the_method_lies_beneath_them():
     assert build({"lr": 1e-3}, {"lr": "2e-3"}).lr == 2e-3
     assert build({"lr": 1}).lr == 1.0
     assert build({"entropy_form": False}).entropy_form == "off"  # YAML reads a bare off so
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_mu_start_is_held_to_the_bounds_only_where_the_rule_is(method):
+    """By the rules themselves: these clip a mu that began at mu_start."""
+    given = {"method": method, "trace": ".5"}
+    rule = METHODS[method].make_rule(RuleOptions(trace=".5"))
+    clipped = isinstance(rule, Controller | Released | NllEntropy)
+    if isinstance(rule, GatedController) and rule.name == "amft_gate_only":
+        clipped = False  # puts mu back to mu_start
+    for start in (0.0, 0.04, 0.96, 1.0):
+        if clipped:
+            with pytest.raises(ConfigError, match=f"mu_start .{start}. must lie .* of {method}'s"):
+                build(given | {"mu_start": start})
+        else:
+            assert build(given | {"mu_start": start}).mu_start == start
+    assert build(given | {"mu_start": 0.0, "mu_min": 0.0}).mu_start == 0.0
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        build(given | {"mu_start": 1.1})
 
 
 def test_assignments_are_read_as_text_and_typed_later():

@@ -3,8 +3,10 @@
 nbmake runs them (`make test`); here only what they look like is checked, and how they are built.
 """
 
+import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jupytext
 import nbformat
@@ -107,23 +109,55 @@ def test_the_exercises_of_the_notebooks_are_those_of_the_package():
         assert sorted(found[name]) == sorted(e.name for e in exercises)
 
 
-def test_a_change_of_source_package_data_or_address_makes_a_notebook_stale(tmp_path, monkeypatch):
-    build = tool("build")
-    for name in ("amft_lite", "data"):
-        (tmp_path / name).mkdir()
-    source, code = tmp_path / "a.py", tmp_path / "amft_lite" / "x.py"
-    for path in (source, code, tmp_path / "constraints.txt", tmp_path / "data" / "w"):
+@pytest.mark.parametrize("folder", ["clone", "pictures/clone"])  # wherever the clone is
+def test_a_change_of_source_package_recipe_data_or_address_makes_a_notebook_stale(
+    folder, tmp_path, monkeypatch
+):
+    build, root = tool("build"), tmp_path / folder
+    source, picture = root / "a.py", root / "data" / "pictures" / "p.png"
+    deciding = [source, root / "constraints.txt", root / "data" / "w"]
+    deciding += [root / "amft_lite" / name for name in ("x.py", "configs/studies/grid.yaml")]
+    for path in (*deciding, picture):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("1")
     project = '[project]\nversion = "1"\nurls = {Repository = "https://github.com/a/b"}\n'
-    (tmp_path / "pyproject.toml").write_text(project)
-    monkeypatch.setattr(build, "ROOT", tmp_path)
-    seen = {build.digest(source)}
-    for path in (source, code, tmp_path / "constraints.txt", tmp_path / "data" / "w"):
+    (root / "pyproject.toml").write_text(project)
+    monkeypatch.setattr(build, "ROOT", root)
+    seen = [build.digest(source)]
+    picture.write_text("2")
+    assert build.digest(source) == seen[0]  # made from the notebooks, not the other way round
+    for path in deciding:
         path.write_text("2")
-        seen.add(build.digest(source))
-    (tmp_path / "pyproject.toml").write_text(project.replace("a/b", "c/b"))
-    seen.add(build.digest(source))
-    assert len(seen) == 6
+        seen.append(build.digest(source))
+    (root / "pyproject.toml").write_text(project.replace("a/b", "c/b"))
+    seen.append(build.digest(source))
+    assert len(set(seen)) == len(seen) == 7
+
+
+def test_a_build_that_is_killed_while_writing_leaves_the_old_notebook(tmp_path, monkeypatch):
+    build, target = tool("build"), tmp_path / "00_quickstart.ipynb"
+
+    class Client:  # runs nothing
+        def __init__(self, notebook, **options):
+            self.notebook = notebook
+
+        def execute(self):
+            kept = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
+            self.notebook.metadata.language_info = kept
+
+    def half(notebook, path):
+        path.write_text("{")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "NotebookClient", Client)
+    build.build(SOURCES[0], target)
+    whole = target.read_bytes()
+    assert build.built_from(target) == build.digest(SOURCES[0])
+    assert [p.name for p in tmp_path.iterdir()] == [target.name]
+    monkeypatch.setattr(build.nbformat, "write", half)
+    with pytest.raises(KeyboardInterrupt):
+        build.build(SOURCES[0], target)
+    assert target.read_bytes() == whole
 
 
 def test_recordings_are_whole_and_say_where_they_come_from():
@@ -143,20 +177,105 @@ def test_recordings_are_whole_and_say_where_they_come_from():
 
 
 def test_a_recorded_run_can_be_made_again():
-    """The first steps of the recorded healthy run, on this machine."""
+    """Warm-up and the first meta step of all five, on this machine; a stale one needs a second."""
     from amft_lite.study import recording
 
-    record = tool("record")
-    for name, column in (("healthy", "rl_loss"), ("mean of means", "rl_loss")):
+    record, made = tool("record"), {}
+    for name, kind in record.BUGS.items():
         [kept] = [b for b in recording("bugs")["blocks"] if b["name"] == name]
-        amft = record.start(kept["settings"], record.BUGS[name])
-        lines = [amft.train_step() for _ in range(17)]
-        for step, line in enumerate(lines):
-            old = kept["metrics"][column][step]
-            assert (old is None) == (column not in line)
+        amft = record.start(kept["settings"], kind)
+        steps = 21 if name == "stale gradient" else 16
+        made[name] = [amft.train_step() for _ in range(steps)]
+        for step, line in enumerate(made[name]):
+            assert {c for c, v in kept["metrics"].items() if v[step] is not None} <= line.keys()
+            old = kept["metrics"]["rl_loss"][step]
+            assert (old is None) == ("rl_loss" not in line)
             if old is not None:
-                assert line[column] == pytest.approx(old, abs=0.02)
-    assert abs(lines[-1]["rl_loss"]) < 1e-6  # mean of means: the lab's fingerprint
+                assert line["rl_loss"] == pytest.approx(old, abs=0.02)
+    for name, lines in made.items():  # the lab's fingerprints
+        first = lines[15]
+        assert (abs(first["rl_loss"]) < 1e-6) == (name == "mean of means")
+        assert (first["cos_utility_rl"] > 0.8) == (name == "leaking validation")
+        assert (first["mu_signal"] * first["mu_meta"] < 0) == (name == "reversed meta sign")
+    first, second = (made["stale gradient"][step]["grad_norm_utility"] for step in (15, 20))
+    assert first == second
+
+
+MADE = {"date": "2026-01-01", "commit": "a", "torch": "2.13.0", "system": "Linux, 2 cores"}
+
+
+@pytest.fixture
+def three_blocks(tmp_path, monkeypatch):
+    """record.py with one recording, `few`, of three blocks that are there; and a writer of one."""
+    record = tool("record")
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    monkeypatch.setattr(record, "BLOCKS", tmp_path / "blocks")
+    monkeypatch.setattr(record, "JOBS", {"few": {f"few-{n}": (lambda: {}) for n in range(3)}})
+    monkeypatch.setattr(record, "provenance", lambda: MADE)
+    for folder in ("data", "blocks"):
+        (tmp_path / folder).mkdir()
+
+    def write(number, **changes):
+        path = tmp_path / "blocks" / f"few-{number}.json"
+        path.write_text(json.dumps({"number": number, "provenance": {**MADE, **changes}}))
+        return path
+
+    for number in range(3):
+        write(number)
+    return record, write
+
+
+def test_blocks_of_several_days_and_commits_are_collected_and_the_commits_listed(three_blocks):
+    record, write = three_blocks
+    write(1, date="2026-01-02", commit="b")
+    record.collect("few")
+    kept = json.loads((record.ROOT / "data" / "recordings" / "few.json").read_text())
+    assert [b["number"] for b in kept["blocks"]] == [0, 1, 2]
+    assert kept["provenance"] == {**MADE, "commit": ["a", "b"]}
+
+
+def test_a_block_made_with_other_versions_is_named_and_not_collected(three_blocks, capsys):
+    record, write = three_blocks
+    odd = write(1, torch="2.12.0")
+    with pytest.raises(SystemExit) as left:
+        record.collect("few")
+    told = capsys.readouterr().err
+    assert left.value.code == 2 and told.count("\n") == 1
+    assert told.startswith(f"{odd} was made with torch 2.12.0, but the other blocks were")
+    assert told.endswith("made with torch 2.13.0: remove it and call again.\n")
+    assert len(list(record.BLOCKS.iterdir())) == 3  # nothing is lost
+    assert not (record.ROOT / "data" / "recordings").exists()
+    odd.unlink()
+    record.work(0, 1, ["few"])
+    record.collect("few")
+    assert (record.ROOT / "data" / "recordings" / "few.json").is_file()
+
+
+def test_blocks_that_could_not_go_with_new_ones_are_told_before_these_are_made(
+    three_blocks, capsys, monkeypatch
+):
+    record, write = three_blocks
+    odd = [write(0, system="Darwin, 8 cores"), write(1, system="Darwin, 8 cores")]
+    write(2).unlink()
+    monkeypatch.setattr(sys, "argv", ["record.py"])
+    monkeypatch.setattr(record, "subprocess", None)  # no worker can be started
+    with pytest.raises(SystemExit) as left:
+        record.main()
+    told = capsys.readouterr().err
+    assert left.value.code == 2 and told.count("\n") == 1
+    assert f"remove {odd[0]} {odd[1]} and" in told and "would be made with system Linux" in told
+    assert all(path.is_file() for path in odd)
+
+
+def test_all_recordings_but_the_real_model_are_made_when_none_is_named(tmp_path, monkeypatch):
+    record, collected = tool("record"), []
+    monkeypatch.setattr(record, "BLOCKS", tmp_path)
+    started = SimpleNamespace(Popen=lambda _: SimpleNamespace(wait=lambda: 0))
+    monkeypatch.setattr(record, "subprocess", started)
+    monkeypatch.setattr(record, "collect", collected.append)
+    monkeypatch.setattr(sys, "argv", ["record.py"])
+    assert record.main() == 0
+    assert collected == ["runs", "bugs", "noise", "lookahead", "signal"]
 
 
 def test_the_fingerprints_of_the_lab_are_there():

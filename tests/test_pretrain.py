@@ -6,7 +6,10 @@ import random
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from amft_lite import pretrain as module
+from amft_lite.cli import app
 from amft_lite.models import SIZES, base_folder, tiny_llama, word_tokenizer
 from amft_lite.pretrain import (
     PretrainConfig,
@@ -116,6 +119,99 @@ def test_sizes_are_what_they_are_called(task):
         tiny_llama(118, "7B")
     a, b = tiny_llama(118, seed=1), tiny_llama(118, seed=1)
     assert all(map(torch.equal, a.parameters(), b.parameters()))
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """`amft-lite pretrain --steps 2 --out FOLDER ...`, with few prompts behind its bands; says exit
+    code and words."""
+    monkeypatch.setattr(module, "bands", lambda *given: bands(*given, prompts=10))
+
+    def call(folder, *words):
+        result = CliRunner().invoke(app, ["pretrain", "--steps", "2", "--out", str(folder), *words])
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result.exit_code, result.output
+
+    return call
+
+
+def stop(*given, **named):
+    raise KeyboardInterrupt
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("moment", ["pretrain", "bands", "save_base", "at the end of save_base"])
+def test_an_interrupted_pretrain_leaves_nothing_in_its_way(command, tmp_path, monkeypatch, moment):
+    """Neither half a base nor an empty folder, so that the same words begin again."""
+    folder = tmp_path / "bases" / "mine"
+    with monkeypatch.context() as patch:
+        if moment in vars(module):
+            patch.setattr(module, moment, stop)
+        else:
+            patch.setattr(module, "asdict", stop)  # weights are written, the recipe is not
+        code, words = command(folder)
+    assert code == 130 and "Stopped; nothing was written" in words
+    assert list((tmp_path / "bases").iterdir()) == []
+    code, words = command(folder)
+    assert code == 0, words
+    assert [path.name for path in (tmp_path / "bases").iterdir()] == ["mine"]
+    assert json.loads(content(folder)["recipe.json"])["recipe"]["steps"] == 2
+    assert len(content(folder)) >= 5  # of an older base nothing was there to help
+    assert folder.stat().st_mode == (tmp_path / "bases").stat().st_mode
+
+
+def test_an_empty_folder_is_no_obstacle_and_others_are(command, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    assert command(folder)[0] == 0 and "recipe.json" in content(folder)
+    code, words = command(folder)
+    assert code == 2 and "holds a base; --overwrite replaces it" in words
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo.jpg").write_text("dear")
+    (tmp_path / "file").write_text("dear")
+    for name, sentence in (("other", "holds no base"), ("file", "is a file")):
+        for more in ((), ("--overwrite",)):
+            code, words = command(tmp_path / name, *more)
+            assert code == 2 and sentence in words and len(words.strip().splitlines()) == 1
+    code, words = command(tmp_path / "file" / "deeper")
+    assert code == 2 and len(words.strip().splitlines()) == 1
+    assert content(tmp_path / "other") == {"photo.jpg": b"dear"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "mine", "other"]
+
+
+def test_overwrite_replaces_a_base_whole_or_leaves_it(command, tmp_path, monkeypatch):
+    folder, link = tmp_path / "mine", tmp_path / "link"
+    link.symlink_to(folder)
+    assert command(folder)[0] == 0
+    (folder / "notes.txt").write_text("mine")
+    before = content(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "asdict", stop)
+        assert command(folder, "--overwrite", "--seed", "1")[0] == 130
+    assert content(folder) == before
+    with monkeypatch.context() as patch:  # the older base is aside, the new one cannot be moved
+        rename = module.Path.rename
+        patch.setattr(
+            module.Path, "rename", lambda a, b: stop() if a.name == "new" else rename(a, b)
+        )
+        assert command(folder, "--overwrite", "--seed", "1")[0] == 130
+    assert content(folder) == before
+    assert command(link, "--overwrite", "--seed", "1")[0] == 0
+    after = content(folder)
+    assert after["notes.txt"] == b"mine" and link.is_symlink()
+    assert json.loads(after["recipe.json"])["recipe"]["seed"] == 1
+    assert after["model.safetensors"] != before["model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "mine"]
+
+
+def test_a_mount_point_is_refused_before_the_training(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.Path, "is_mount", lambda path: True)
+    monkeypatch.setattr(module, "pretrain", stop)
+    code, words = command(tmp_path / "mine")
+    assert code == 2 and "mount point" in words
 
 
 @pytest.mark.slow

@@ -128,7 +128,7 @@ LAYERS = [
     {"trainer"},
     {"runs", "benchmarks"},
     {"trl_run"},
-    {"report", "cells"},
+    {"report", "cells", "grids"},
     {"study"},
     {"tables"},
     {"claims", "study_figures"},

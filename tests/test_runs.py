@@ -16,7 +16,9 @@ import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from amft_lite.cli import app
+from amft_lite.cli import app, settings_help
+from amft_lite.config import build, read_file
+from amft_lite.methods import METHODS
 from amft_lite.models import base_folder
 from amft_lite.runs import Run, read_lines, to_json
 
@@ -191,6 +193,34 @@ def test_a_resumed_run_keeps_its_settings(finished):
     amft("run", "--resume", "--out", finished[0], "--set", "steps=12")
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--set", "model=tiny"], "model is empty there, not tiny"),
+        (["--set", "threads=2", "--set", "model=smollm2"], "model is empty there, not smollm2"),
+        (["--set", "base=other"], "base is empty there, not other"),
+        (["--overwrite"], "give one of them"),
+        (["--config", "lite"], "so --config lite would change nothing"),
+    ],
+)
+def test_what_resume_would_leave_out_is_refused(finished, words, sentence):
+    before = {path: path.read_bytes() for path in finished[0].rglob("*") if path.is_file()}
+    error = amft("run", "--resume", "--out", finished[0], *words, code=2)
+    assert sentence in error and len(error.strip().splitlines()) == 1
+    assert {p: p.read_bytes() for p in finished[0].rglob("*") if p.is_file()} == before
+
+
+def test_resume_of_a_run_without_model_may_say_so(finished):
+    assert "after amft" in amft("run", "--resume", "--out", finished[0], "--set", "model=")
+
+
+def test_resume_of_a_run_with_a_model_keeps_it(tmp_path):
+    (tmp_path / "config.yaml").write_text("model: tiny\nlora_rank: 0\n")
+    for model, asked in (("smollm2", "smollm2"), ("", "empty")):
+        words = ("run", "--resume", "--out", tmp_path, "--set", f"model={model}")
+        assert f"model is tiny there, not {asked}." in amft(*words, code=2)
+
+
 def test_a_failed_overwrite_leaves_the_older_run(finished):
     amft(*SMOKE, "--out", finished[0], "--overwrite", "--set", "base=nowhere", code=2)
     assert (finished[0] / "summary.json").is_file()
@@ -217,6 +247,33 @@ def test_evaluate_and_report_read_a_run_back(finished, tmp_path):
     drawn = {path.stem: path.read_bytes()[:8] for path in (tmp_path / "pictures").iterdir()}
     assert set(drawn) == {"success", "mu", "entropy", "reward", "gradient"}
     assert set(drawn.values()) == {b"\x89PNG\r\n\x1a\n"}
+
+
+def test_evaluate_works_with_the_threads_of_the_run(finished, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    words = ("--prompts", 2, "--samples", 2, "--split", "test", "--examples", 0)
+    amft("evaluate", finished[0], *words)
+    assert asked == [1]
+    folder = damaged_copy(finished, tmp_path, unfinished=False)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("threads: 1", "threads: 2"))
+    amft("evaluate", folder, *words)
+    assert asked == [1, 2]
+
+
+def test_the_help_says_what_a_run_without_settings_does(tmp_path):
+    """The recipe and the method that are read, with the values that then hold."""
+    text = settings_help()
+    settings = build(read_file("lite"))
+    assert "recipe lite, which sets method=amft_full." in text
+    brought = METHODS["amft_full"].defaults
+    shown = ", ".join(f"{key}={getattr(settings, key)}" for key in brought)
+    assert f"those of amft_full: {shown}." in text and "mu_start" in shown
+    assert "in a recipe that sets nothing: method=amft, " in text
+    tiny = ["--set", "base=nowhere", "--out", tmp_path / "x"]
+    assert amft("run", *tiny, code=2) == amft("run", "--config", "lite", *tiny, code=2)
+    assert "by default lite" in " ".join(amft("run", "--help").replace("│", " ").split())
 
 
 def test_help_teaches():

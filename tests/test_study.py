@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,23 +15,13 @@ from rich.console import Console
 from scipy import stats
 from test_runs import amft, command
 
+from amft_lite import grids, study_figures, tables
 from amft_lite import study as studies
-from amft_lite import study_figures, tables
 from amft_lite.config import build
+from amft_lite.grids import StudyError, grid_names, key, plan_cells, read_grid
 from amft_lite.loop import AMFT
 from amft_lite.models import DATA, base_folder, load_policy
-from amft_lite.study import (
-    StudyError,
-    choices,
-    grid_names,
-    plan_cells,
-    read_grid,
-    reshaped,
-    run_study,
-    shipped,
-    shipped_or_none,
-    tuned,
-)
+from amft_lite.study import choices, reshaped, run_study, shipped, shipped_or_none, tuned
 
 TINY = {
     "question": "does it run",
@@ -71,11 +62,11 @@ def test_a_committed_result_is_of_its_grid_and_resuming_it_trains_nothing(name, 
     result, grid = shipped(name), read_grid(name)
     assert set(result["provenance"]) >= {"commit", "torch", "transformers", "python", "system"}
     plan = plan_cells(grid, grid.seed_list, tuned(grid))
-    settings = {studies.key(cell): cell["settings"] for cell in plan}
-    there = [studies.key(cell) for cell in result["cells"]]
+    settings = {key(cell): cell["settings"] for cell in plan}
+    there = [key(cell) for cell in result["cells"]]
     assert there == [key for key in settings if key in set(there)]  # in the grid's order, each once
     for cell in result["cells"]:
-        assert cell["settings"] == settings[studies.key(cell)] | (
+        assert cell["settings"] == settings[key(cell)] | (
             {"trace": cell["settings"]["trace"]} if cell["arm"] in grid.replay else {}
         )
         # made from a committed tree, or the file says what differed
@@ -183,15 +174,28 @@ def test_the_page_shows_the_studies_of_memorising_as_they_are_stored(study, show
         assert line in readme
 
 
-@pytest.mark.parametrize("name", ["controllers", "controllers_again"])
-def test_the_page_of_results_shows_how_the_default_was_chosen(name):
+#: How the page names the arms of its two lists of controllers, where it is not by their name.
+FULL = {
+    "amft_gate-entropy": "amft_gate-entropy = `amft_full`",
+    "amft_gate-entropy-cheap": "amft_full with 64 validation rollouts",
+    "amft_gate-entropy-cheap-equal": "amft_full with 64, and 14 prompts a step in place of 16",
+    "amft_gate-still-entropy": "amft_full with gates that stay where they start",
+}
+
+
+@pytest.mark.parametrize(("name", "words"), [("controllers", {}), ("controllers_again", FULL)])
+def test_the_page_of_results_shows_how_the_default_was_chosen(name, words):
     page = (DATA / "studies" / "README.md").read_text(encoding="utf-8").replace("**", "")
-    lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    section = page[page.index("## controllers:") : page.index("## controls")]
+    first, second = section.split("Then the leader again")
+    table = {"controllers": first, "controllers_again": second}[name]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line[:2] == "| "]
+    shown = {row[0]: [x for x in row if re.fullmatch(r"0\.\d{3}", x)][:2] for row in rows}
     cells = shipped(name)["cells"]
     for arm in dict.fromkeys(cell["arm"] for cell in cells):
         of = [cell["splits"]["validation"] for cell in cells if cell["arm"] == arm]
         means = [f"{np.mean([split[kind] for split in of]):.3f}" for kind in ("sampled", "greedy")]
-        assert any(means == [x.strip() for x in line if x.strip() in means][:2] for line in lines)
+        assert shown[words.get(arm, arm)] == means, arm
 
 
 def test_figures_of_costs_insides_and_gains_are_means_of_the_stored_cells():
@@ -282,6 +286,59 @@ def test_a_study_runs_stops_and_goes_on(tmp_path):
     assert {n for n in third if third[n] != kept[n]} == {n for n in third if "--amft--" in n}
 
 
+def test_a_cell_that_was_measured_otherwise_is_made_anew(tmp_path):
+    sft = {"arms": {"sft": {"method": "sft"}}, "seeds": [5, 1], "regimes": {"few": {}}}
+    out = tmp_path / "out"
+    run_study(grid_file(tmp_path, **sft), out, console=quiet())
+    changed = grid_file(tmp_path, **sft, splits={"test": [5, 2]})
+    console = quiet()
+    left = run_study(changed, out, resume=True, max_hours=0.0, console=console)
+    assert "1 of 1 cells to train" in console.export_text()
+    assert left["cells"] == []  # what is to be made anew is no result of this grid
+    [cell] = run_study(changed, out, resume=True, console=quiet())["cells"]
+    assert cell["splits"]["test"]["problems"] == 5 and "how" not in cell
+    # a grid of one's own takes nothing from the committed study of the same name
+    own = grid_file(tmp_path, "quick", **sft)
+    assert studies.committed_cells(own) == [] and studies.committed_cells("quick") != []
+
+
+def test_a_replay_is_made_anew_with_its_source(tmp_path):
+    arms = {"amft": {"method": "amft"}, "again": {"method": "replay"}}
+    grid = {"regimes": {"few": {}}, "replay": {"again": "amft"}}
+    path, out = grid_file(tmp_path, arms=arms, **grid), tmp_path / "out"
+    first = run_study(path, out, console=quiet())
+    assert studies.missing(*planned(path), {key(c): c for c in first["cells"]}) == []
+    arms["amft"] = {"method": "amft", "mu_start": 0.2}
+    path = grid_file(tmp_path, arms=arms, **grid)
+    waiting = studies.missing(*planned(path), {key(c): c for c in first["cells"]})
+    assert [c["arm"] for c in waiting] == ["amft", "again"] * 2
+    second = run_study(path, out, resume=True, console=quiet())
+    mu = {(c["arm"], c["seed"]): c["mu"] for c in second["cells"] if c["arm"] == "amft"}
+    for cell in second["cells"]:
+        if cell["arm"] == "again":
+            source = mu["amft", {5: 6, 6: 5}[cell["seed"]]]
+            assert cell["settings"]["trace"].split() == [f"{x:.4f}" for x in source]
+
+
+def planned(path):
+    grid = read_grid(path)
+    return plan_cells(grid, grid.seed_list, {}), grid
+
+
+def test_what_tuning_chose_wins_over_the_study_s_settings_and_not_over_the_arm_s(tmp_path):
+    path = grid_file(tmp_path, settings={**TINY["settings"], "lr": 1e-4}, arms={
+        "amft": {"method": "amft"}, "sft": {"method": "sft", "lr": 3e-3}})  # fmt: skip
+    grid = read_grid(path)
+    cells = plan_cells(grid, [5], {"amft": {"lr": 1e-3}, "sft": {"lr": 1e-3}})
+    assert {c["arm"]: c["settings"]["lr"] for c in cells} == {"amft": 1e-3, "sft": 3e-3}
+
+
+def test_two_studies_do_not_share_a_folder(tmp_path):
+    kept, refused = studies._folder_kept(tmp_path / "out"), "another study is working in"
+    with kept, pytest.raises(StudyError, match=refused):
+        run_study(grid_file(tmp_path), tmp_path / "out", console=quiet())
+
+
 def test_an_arm_is_asked_for_by_its_name_or_its_method(tmp_path):
     grid = read_grid("regimes")
     constants = [f"fixed-.{x}" for x in ("05", "1", "3", "5", "9")]
@@ -289,7 +346,7 @@ def test_an_arm_is_asked_for_by_its_name_or_its_method(tmp_path):
     assert grid.arms_called("amft_gate") == ["amft_gate-equal"]
     controllers = read_grid("controllers")  # the arm, not also amft_gate-open and others
     assert controllers.arms_called("amft_gate") == ["amft_gate"]
-    assert len(read_grid("oracle").arms_called("replay")) == 27  # the grid's settings say so
+    assert len(read_grid("oracle").arms_called("replay")) == 29  # the grid's settings say so
     with pytest.raises(StudyError, match="regimes has no arm 'cosine'; known: fixed"):
         grid.arms_called("cosine")
 
@@ -326,7 +383,6 @@ def test_another_trace_is_another_setting_unless_it_comes_from_a_cell():
 
     assert studies._is_made(made(".5x9"), made(".5x9"))
     assert not studies._is_made(made(".5x9"), made(".4x9"))
-    assert studies._is_made({"settings": {"method": "replay"}}, made("0.1 0.2"))
     assert not studies._is_made({"settings": {}}, None)
 
 
@@ -334,6 +390,11 @@ def test_no_cell_is_begun_after_the_hours_are_over(tmp_path):
     console = quiet()
     result = run_study(grid_file(tmp_path), tmp_path / "out", max_hours=0.0, console=console)
     assert result["cells"] == [] and "8 cells are left out" in console.export_text()
+
+
+def test_the_command_says_so_where_the_hours_end_before_a_cell(tmp_path):
+    said = amft("study", "quick", "--max-hours", "0", "--out", tmp_path / "out")
+    assert "40 cells are left out: 0 hours are over" in " ".join(said.split())
 
 
 def test_a_killed_study_keeps_its_finished_cells(tmp_path):
@@ -347,14 +408,47 @@ def test_a_killed_study_keeps_its_finished_cells(tmp_path):
         run_study(grid_file(tmp_path), out, resume=True, console=quiet())
 
 
-def test_ctrl_c_finishes_the_cells_in_progress_and_says_how_to_go_on(tmp_path):
+def children_of(process):
+    found = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True).stdout
+    rows = [list(map(int, line.split())) for line in found.splitlines()[1:]]
+    return [pid for pid, parent in rows if parent == process.pid]
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    path, out = grid_file(tmp_path, seeds=[5, 30]), tmp_path / "out"
+    process = subprocess.Popen(
+        command("study", path, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    limit = time.monotonic() + 120
+    while not any((out / "cells").glob("*.json")) and time.monotonic() < limit:
+        time.sleep(0.2)
+    children = children_of(process)
+    assert len(children) >= 2
+    process.kill()
+    process.wait()
+    limit = time.monotonic() + 30
+    while any(map(is_running, children)) and time.monotonic() < limit:
+        time.sleep(0.2)
+    assert not any(map(is_running, children))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_finishes_the_cells_in_progress_and_says_how_to_go_on(tmp_path, number):
     path, out = grid_file(tmp_path, seeds=[5, 30]), tmp_path / "out"
     words = command("study", path, "--out", out)
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     limit = time.monotonic() + 120
     while not any((out / "cells").glob("*.json")) and time.monotonic() < limit:
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "Go on with the same command and --resume" in " ".join(output.split())
@@ -388,7 +482,7 @@ def test_reshaped_traces_keep_their_mean_and_their_bounds():
 
 
 def test_tuning_tries_candidates_and_the_next_study_uses_the_choice(tmp_path, monkeypatch):
-    monkeypatch.setattr(studies, "GRIDS", tmp_path)
+    monkeypatch.setattr(grids, "GRIDS", tmp_path)
     monkeypatch.setattr(studies, "DATA", tmp_path)
     tune = {"choose": {"slow": {"lr": 1e-6}, "quick": {"lr": 5e-3}}, "seeds": [0, 1],
             "arms": {"sft": {"method": "sft"}, "fixed": {"method": "fixed", "lr": 1e-4}},
@@ -432,17 +526,50 @@ def test_a_cell_is_what_amft_lite_run_trains(tmp_path):
     assert cell["training_rollouts"] == 2 * 4 * 8 and cell["validation_rollouts"] == 2 * 4 * 8
 
 
-def test_a_diverged_run_is_a_cell_without_success(tmp_path):
-    from amft_lite.cells import run_cell
+def test_a_diverged_run_is_a_cell_without_success(tmp_path, monkeypatch):
+    from amft_lite import cells
 
-    settings = {**TINY["settings"], "method": "sft", "seed": 1, "lr": 10.0, "max_grad_norm": 1e6,
-                "steps": 60}  # fmt: skip
-    cell = {"arm": "sft", "regime": "few", "seed": 1, "settings": settings}
-    found = run_cell(tmp_path / "c.json", "lite", cell, splits={"test": [4, 2]})
-    if "diverged" in found:
-        assert studies.score(found, "test") == 0.0
-    else:
-        assert 0 <= found["splits"]["test"]["sampled"] <= 1
+    def diverge(loop):
+        raise FloatingPointError("the gradient of step 0 is not finite")
+
+    monkeypatch.setattr(cells.AMFT, "train_step", diverge)
+    cell = {"arm": "sft", "regime": "few", "seed": 1,
+            "settings": {**TINY["settings"], "method": "sft", "seed": 1}}  # fmt: skip
+    found = cells.run_cell(tmp_path / "c.json", "lite", cell, splits={"test": [4, 2]})
+    assert found["diverged"].startswith("the gradient of step 0") and "splits" not in found
+    assert studies.score(found, "test") == 0.0
+    assert json.loads((tmp_path / "c.json").read_text()) == found
+
+
+def test_diverged_runs_are_shown_as_what_they_are():
+    def cell(arm, seed, **facts):
+        return {"arm": arm, "regime": "r", "seed": seed, **facts}
+
+    lost = [cell("a", seed, diverged="not finite") for seed in (0, 1)]
+    console = quiet()
+    tables.print_result({"study": "t", "cells": lost}, console)
+    assert "All of 2 runs diverged" in console.export_text()
+    fine = {"splits": {"test": {"sampled": 0.6}}}
+    tuned = [cell("a", 0, candidate="fast", diverged="not finite"),
+             cell("a", 1, candidate="fast", **fine),
+             *(cell("a", seed, candidate="slow", splits={"test": {"sampled": 0.4}})
+               for seed in (0, 1))]  # fmt: skip
+    console = quiet()
+    tables.print_result({"study": "t", "cells": tuned}, console)  # .3 of fast, .4 of slow
+    printed = console.export_text()
+    assert "0.300" in printed and "[0.400]" in printed
+    assert choices({"study": "t", "cells": tuned}) == {"a": "slow"}
+
+
+def test_curves_are_read_on_the_first_split_whatever_its_name():
+    curve = [
+        {"step": 5, "rollouts": 8, "seconds": 1.0, "validation": 0.2, "demonstration_nll": 1.0}
+    ]
+    console = quiet()
+    tables.print_result({"study": "t", "cells": [
+        {"arm": "a", "regime": "r", "seed": 1, "curve": curve, "traces": {},
+         "splits": {"validation": {"sampled": 0.2}}}]}, console)  # fmt: skip
+    assert "1 of 1" in console.export_text()
 
 
 def test_regret_by_hand_and_every_table_prints():
@@ -501,6 +628,27 @@ def test_regret_by_hand_and_every_table_prints():
         "|  | test, greedy | regret")  # fmt: skip
     for name in COMMITTED:
         tables.print_result(shipped(name), console)
+
+
+def test_the_chance_to_win_and_other_problems_are_printed_beside_differences():
+    """Of arithmetic's first two arms; the chance counted pair by pair."""
+    result = shipped("second_task")
+    result["cells"] = [c for c in result["cells"] if c["arm"] in ("amft", "fixed-.1")]
+    wins = []
+    for regime in ("clean", "wrong"):
+        x, y = (column(result, arm, "test", regime=regime) for arm in ("amft", "fixed-.1"))
+        wins += [(a > b) + (a == b) / 2 for a in x for b in y]
+    gap = np.mean(column(result, "amft", "test")) - np.mean(column(result, "fixed-.1", "test"))
+    console = quiet()
+    tables.print_result(result, console)
+    printed = console.export_text()
+    [row] = [line for line in printed.splitlines() if "amft - fixed-.1" in line][-1:]
+    seen, chance, problems = [cell.strip() for cell in row.split("│")[2:5]]
+    assert chance.startswith(f"{np.mean(wins):.2f} [")
+    assert problems.startswith(f"{gap:.3f} [") and float(seen) > 0
+    values = np.sort(np.concatenate([column(result, "amft", "test", regime=r)
+                                     for r in ("clean", "wrong")]))  # fmt: skip
+    assert f"│ {values[5:15].mean():.3f} [" in printed  # the middle half of twenty
 
 
 def test_a_star_is_holm_s():
@@ -603,11 +751,33 @@ def test_cells_outside_the_stored_bands_are_named():
     ({"arms": ["sft"]}, "arms must be"),
     ({"seeds": 5}, r"seeds must be \[first, how many\]"),
     ({"seeds": [1, 0]}, r"seeds must be"),
+    ({"arms": {"x": "sft"}}, "arms must be `name: {setting: value, ...}` lines"),
+    ({"arms": {1: {"method": "sft"}}}, "names are text"),
+    ({"arms": {"a/b": {"method": "sft"}}}, "arms must be"),
+    ({"settings": ["a"]}, "settings must be"),
+    ({"recipe": 5}, "recipe must be a recipe's name"),
+    ({"recipe": "lita"}, "did you mean lite"),
+    ({"recipe": "smollm2_cpu"}, "a study trains the tiny policies, not smollm2"),
+    ({"choose": ["x"]}, "choose must be"),
+    ({"splits": {"test": 5}}, r"splits must be `split: \[problems, samples\]`"),
+    ({"curve": "x"}, "curve must be a number of steps"),
+    ({"replay": {"x": "x:sine"}}, "replay: x must name arms"),
+    ({"replay": {"x": "y"}}, "replay: x must name arms"),
 ])  # fmt: skip
 def test_a_wrong_grid_gets_one_sentence(changes, words, tmp_path):
     arms = {"arms": {"x": {"method": "sft"}}}
     with pytest.raises((StudyError, ValueError), match=words):
         read_grid(grid_file(tmp_path, **{**arms, **changes}))
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"splits": {"tset": [0, 8]}}, "no split is called 'tset'; general_points has train, valid"),
+    ({"settings": {"task": "general_points_vision", "tries": 2}}, "amft in few: .*tries"),
+])  # fmt: skip
+def test_what_only_the_task_knows_is_asked_before_training(changes, words, tmp_path):
+    with pytest.raises(StudyError, match=words):
+        run_study(grid_file(tmp_path, **changes), tmp_path / "out", console=quiet())
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_the_command_line_refuses_and_lists(tmp_path):

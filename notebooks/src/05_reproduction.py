@@ -32,9 +32,10 @@
 import torch
 from amft_lite import AMFT, build_config, figures, load_policy, load_task, use_plotly
 from amft_lite.gate import BINS
+from amft_lite.grids import read_grid
 from amft_lite.models import base_folder
 from amft_lite.provenance import versions
-from amft_lite.study import read_grid, shipped, shipped_or_none
+from amft_lite.study import shipped, shipped_or_none
 
 use_plotly()
 torch.set_num_threads(1)
@@ -674,7 +675,7 @@ for row in read_claims():
 
 # %%
 from amft_lite.cells import train_cell
-from amft_lite.study import key, plan_cells
+from amft_lite.grids import key, plan_cells
 
 grid = read_grid("tune")
 cells = {key(c): c for c in plan_cells(grid, grid.seed_list, {})}

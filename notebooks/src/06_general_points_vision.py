@@ -467,7 +467,8 @@ tables.print_choices(shipped("vision_tune"), Console(width=88))
 # %%
 study = shipped("vision")
 figure = study_figures.curves_figure(
-    study, "Success (95 %, n = 5 seeds)", "share of right answers", SPLITS, str)  # fmt: skip
+    study, "Success (95 %, n = 5 seeds)", "share of right answers", SPLITS, str,
+)  # fmt: skip
 figure.update_yaxes(rangemode="tozero")
 figures.describe(figure, "Success along training of sft, rl and amft, a split each")
 

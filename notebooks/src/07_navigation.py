@@ -522,7 +522,8 @@ figures.describe(figure, "Turns along training of sft, rl and amft, a split each
 
 # %%
 figure = study_figures.curves_figure(
-    study, "Routes that arrive (95 %, n = 5 seeds)", "share of routes", SPLITS, str)  # fmt: skip
+    study, "Routes that arrive (95 %, n = 5 seeds)", "share of routes", SPLITS, str,
+)  # fmt: skip
 figure.update_yaxes(range=[-0.03, 1.05])
 figures.describe(figure, "Routes along training of sft, rl and amft, a split each")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -111,9 +112,11 @@ def describe_pictures(notebook: NotebookNode) -> None:
 def digest(source: Path) -> str:
     """Of everything that decides what the executed notebook looks like."""
     parts = [source, ROOT / "constraints.txt", Path(__file__)]
-    parts += sorted((ROOT / "amft_lite").rglob("*.py"))
-    parts += [p for p in sorted((ROOT / "data").rglob("*")) if p.is_file()]
-    parts = [p for p in parts if p.is_file() and "pictures" not in p.parts]
+    for kind in ("*.py", "*.yaml"):  # notebooks read recipes and study grids, too
+        parts += sorted((ROOT / "amft_lite").rglob(kind))
+    data = sorted((ROOT / "data").rglob("*"))
+    parts += [p for p in data if "pictures" not in p.relative_to(ROOT).parts]
+    parts = [p for p in parts if p.is_file()]
     total = hashlib.sha256(repr(publication()).encode())
     for path in parts:
         total.update(path.name.encode())
@@ -141,7 +144,9 @@ def build(source: Path, target: Path) -> None:
     }
     describe_pictures(notebook)
     notebook.metadata["amft_lite"] = {"built_from": digest(source)}
-    nbformat.write(notebook, target)
+    beside = target.with_name(target.name + ".partial")
+    nbformat.write(notebook, beside)
+    os.replace(beside, target)  # so that a build that is killed leaves no half notebook
 
 
 def main() -> int:

@@ -6,13 +6,14 @@
     noise      what one meta-gradient estimate is worth, at three moments of a run (notebook 03)
     lookahead  one step against twenty, at the same three moments (notebook 03)
     signal     along whole runs with all demonstrations, right or half of them wrong: the
-               controller's averaged signal, single estimates, a reference and twenty steps (when
-               named; an hour of one core)
+               controller's averaged signal, single estimates, a reference and twenty steps
     smollm2    SmolLM2-135M with LoRA through TRL, one seed (notebook 08; about 40 minutes and 4 GB
                by itself, so only made when named; `make smollm2` first)
 
 Everything is written in blocks to runs/recordings/ and skipped where it is there, so a stopped
-call goes on. `make recordings`: about 40 minutes on two cores, or name the ones you want.
+call goes on. `make recordings`: about 40 minutes on two cores, signal half an hour more; or name
+the ones you want. The blocks of one recording must be made with the same versions on the same
+system.
 
 Rules, fixed before the first result. Seeds 1-5 (seed 0 chose the base). Success is the share of
 right answers at temperature 1 by the final policy on all test problems; differences to `amft` are
@@ -179,9 +180,9 @@ class StaleGradient(Healthy):
 
     first: tuple[torch.Tensor, dict] | None = None
 
-    def measure_utility(self, number: int, signals: Any, facts: dict) -> None:
+    def measure_utility(self, number: int, signals: Any, facts: dict, reused: Any = None) -> None:
         if self.first is None:
-            super().measure_utility(number, signals, facts)
+            super().measure_utility(number, signals, facts, reused)
             kept = {k: facts[k] for k in ("validation_reward", "grad_norm_utility")}
             self.first = signals.grad_utility, kept
         signals.grad_utility, kept = self.first
@@ -217,7 +218,7 @@ class LeakingValidation(Healthy):
         self.rollouts = super().roll_out(facts)
         return self.rollouts
 
-    def measure_utility(self, number: int, signals: Any, facts: dict) -> None:
+    def measure_utility(self, number: int, signals: Any, facts: dict, reused: Any = None) -> None:
         batch, n = copy.copy(self.rollouts), self.config.rollouts_per_prompt
         batch.advantages = objectives.leave_one_out_advantages(batch.rewards, n)
         signals.grad_utility = -self.gradient(self.utility_loss, batch, {})
@@ -507,9 +508,6 @@ JOBS: dict[str, dict[str, Any]] = {
         for step in POINTS
         for seed in range(8)
     },
-}
-#: Recordings that are made only when named: not in data/recordings/ yet.
-ON_REQUEST: dict[str, dict[str, Any]] = {
     "signal": {
         f"signal-{place}-{seed}": partial(record_signal, regime, seed)
         for seed in (1, 2, 3, 4)
@@ -521,7 +519,7 @@ ON_REQUEST: dict[str, dict[str, Any]] = {
 def work(share: int, of: int, names: list[str]) -> None:
     """Every block that is missing; with several workers, each takes its share."""
     torch.set_num_threads(1)
-    jobs = [(key, job) for name in names for key, job in (JOBS | ON_REQUEST)[name].items()]
+    jobs = [(key, job) for name in names for key, job in JOBS[name].items()]
     for place, (key, job) in enumerate(jobs):
         path = BLOCKS / f"{key}.json"
         if place % of != share or path.is_file():
@@ -532,9 +530,40 @@ def work(share: int, of: int, names: list[str]) -> None:
         print(f"{key}: {time.time() - began:.0f} s", flush=True)
 
 
+def made_with(made: dict[str, str]) -> dict[str, str]:
+    """What must be the same for all blocks of a recording: versions and system. The commit may
+    differ, for a stopped call may go on after one; `collect` lists them."""
+    return {key: word for key, word in made.items() if key not in ("date", "commit")}
+
+
+def check_alike(name: str) -> None:
+    """Leave with code 2 where a block was made with something else than the others: than those
+    still to be made now, or, if none is missing, than most. Blocks are only read here."""
+    there = [path for key in JOBS[name] if (path := BLOCKS / f"{key}.json").is_file()]
+    made = [made_with(json.loads(path.read_text(encoding="utf-8"))["provenance"]) for path in there]
+    if not there:
+        return
+    missing = len(there) < len(JOBS[name])
+    usual = made_with(provenance()) if missing else max(made, key=made.count)
+    odd = [(path, words) for path, words in zip(there, made, strict=True) if words != usual]
+    if odd:
+        path, words = odd[0]
+        unlike = [key for key in usual | words if words.get(key) != usual.get(key)]
+        was, rest = (", ".join(f"{k} {w.get(k)}" for k in unlike) for w in (words, usual))
+        others = "blocks that are missing would be" if missing else "the other blocks were"
+        which = "it" if len(odd) == 1 else " ".join(str(path) for path, _ in odd)
+        print(
+            f"{path} was made with {was}, but {others} made with {rest}: "
+            f"remove {which} and call again.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
 def collect(name: str) -> None:
-    """One file of all blocks; their provenance must agree but for the date."""
-    blocks = [json.loads((BLOCKS / f"{key}.json").read_text()) for key in (JOBS | ON_REQUEST)[name]]
+    """One file of all blocks; their provenance must agree but for the date and the commit."""
+    check_alike(name)
+    blocks = [json.loads((BLOCKS / f"{key}.json").read_text()) for key in JOBS[name]]
     made = [block.pop("provenance") for block in blocks]
     commits = sorted({p["commit"] for p in made})
     result = {"recording": name, "blocks": blocks, "provenance": {**made[-1], "commit": commits}}
@@ -591,7 +620,7 @@ def main() -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"of {', '.join(JOBS)}; all of these. Also signal; or smollm2 alone.",
+        help=f"of {', '.join(JOBS)}; all of these. Or smollm2 alone.",
     )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--share", type=int, help=argparse.SUPPRESS)
@@ -600,14 +629,14 @@ def main() -> int:
         record_smollm2()
         return 0
     names = options.names or list(JOBS)
-    if unknown := set(names) - set(JOBS | ON_REQUEST):
-        parser.error(
-            f"no recording is called {', '.join(unknown)}; known: {', '.join(JOBS | ON_REQUEST)}"
-        )
+    if unknown := set(names) - set(JOBS):
+        parser.error(f"no recording is called {', '.join(unknown)}; known: {', '.join(JOBS)}")
     BLOCKS.mkdir(parents=True, exist_ok=True)
     if options.share is not None:
         work(options.share, options.processes, names)
         return 0
+    for name in names:
+        check_alike(name)  # before hours are spent on blocks that could not be collected
     command = [sys.executable, __file__, *names, "--processes", str(options.processes)]
     workers = [subprocess.Popen([*command, "--share", str(n)]) for n in range(options.processes)]
     if any([worker.wait() for worker in workers]):
