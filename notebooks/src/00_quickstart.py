@@ -320,8 +320,9 @@ for arm in ("amft", "cut_low"):
 
 # %% [markdown]
 # **How to read it.** The default beats $\mu$ alone in sampled success; *and a constant
-# rule does as well*. The learned weights found out that unlikely tokens are bad to
-# imitate, the cut was found by looking at them, and whoever knows it need not pay for
+# rule does as well*. The learned weights start where unlikely tokens are not imitated,
+# and mostly stay there; weights that start open find that place by themselves (notebook
+# 03). The cut was found by looking at them, and whoever knows it need not pay for
 # learning it. Finding where, if anywhere, learning pays is what the rest of the kit is
 # for.
 #
