@@ -21,6 +21,7 @@ from amft_lite.config import build
 from amft_lite.grids import StudyError, grid_names, key, plan_cells, read_grid
 from amft_lite.loop import AMFT
 from amft_lite.models import DATA, base_folder, load_policy
+from amft_lite.statistics import mean_interval
 from amft_lite.study import choices, reshaped, run_study, shipped, shipped_or_none, tuned
 
 TINY = {
@@ -134,6 +135,29 @@ def test_the_page_of_results_shows_regimes_and_second_task_as_they_are_stored():
     assert tables.markdown(result, [*shown[:3], "ood_length", "ood_words"]) in page
     for arm in ("amft_full-equal", "amft"):
         assert tables.differences_markdown(result, arm, shown, halves) in page
+
+
+def test_the_page_s_table_of_the_signal_is_that_of_the_recording():
+    page = (DATA / "studies" / "README.md").read_text(encoding="utf-8")
+    columns = []
+    for regime in ("right", "half wrong"):
+        runs = [b["moments"] for b in studies.recording("signal")["blocks"]
+                if b["regime"] == regime]  # fmt: skip
+        gains = np.array([[np.mean(m["after"]["0.95"]) - np.mean(m["after"]["0.05"]) for m in run]
+                          for run in runs])  # fmt: skip
+        more = [np.array([[m[kind] for m in run] for run in runs]) for kind in ("signal", "single")]
+        reference = np.array([[m["reference"]["cosine"] for m in run] for run in runs])
+        same = (np.sign(more[1]) == np.sign(reference)[..., None]).mean((1, 2))
+        worth = [np.mean([m["worth"][n]["correlation"] for run in runs for m in run])
+                 for n in ("256", "2048")]  # fmt: skip
+        columns.append([
+            str(mean_interval(gains.mean(1))).removesuffix(" n=4"), f"{(gains > 0).sum()} of 28",
+            f"{(reference > 0).sum()} of 28", f"{(more[0] > 0).sum()} of 28",
+            str(mean_interval(same)).removesuffix(" n=4"), *(f"{x:.2f}" for x in worth),
+        ])  # fmt: skip
+    section = page[page.index("## signal:") : page.index("## efficiency")]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:2] == "| "]
+    assert [row[1:] for row in rows[1:]] == [list(pair) for pair in zip(*columns, strict=True)]
 
 
 def test_the_readme_s_first_table_is_quick_s():

@@ -510,8 +510,7 @@ figures.add_slider(figure, "training step", {
 # right in two of three cases, about 1,000 in three of four, about 2,000 in nine of ten
 # (16 estimates). From one minibatch: no number that we tried. This is one possible
 # reason why a placebo that flips coins does as well as AMFT in notebook 00. AMFT itself
-# uses averages over time, at the price of being late; the share of right signs of
-# *those* we have not measured.
+# uses averages over time, at the price of being late: notebook 05 measures *those*.
 #
 # ### Exercise 6 · A moving average
 # ●○○ · 4 minutes

@@ -592,7 +592,7 @@ figures.describe(figure, "Turns right along SFT, a line for each learning rate, 
 #   over SFT is its lower rate; how much, this study cannot say.
 #
 # What comes later, a longer run shows: `amft-lite run --config navigation_lite`, about
-# eight minutes. The README has its figures.
+# eight minutes; figures: `data/studies/README.md`.
 #
 # ## 7 · Streets that are seen
 #
