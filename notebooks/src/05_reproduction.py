@@ -519,7 +519,8 @@ for first, others in {
 # * its lead on rivals comes from right experts (second column). Where half of them err,
 #   CHORD and GAC are better than it; so they are under the new rule (first figure), and
 #   SFT, then RL and LUFFY with them: a claim of the paper that does not hold here.
-#   (They run at rate 5e-4, mu alone and constants at 1e-3: rate and method go together);
+#   (They run at rate 5e-4, mu alone and constants at 1e-3: rate and method go
+#   together);
 # * learned weights of tokens and demonstrations gain where experts err (third column),
 #   greedy and on the new rule too (first figure). So they are more than sharpening,
 #   although their entropy at the end is the lowest of all;
