@@ -137,6 +137,27 @@ def test_the_page_of_results_shows_regimes_and_second_task_as_they_are_stored():
         assert tables.differences_markdown(result, arm, shown, halves) in page
 
 
+def test_the_page_s_table_of_efficiency_is_that_of_the_curves():
+    page = (DATA / "studies" / "README.md").read_text(encoding="utf-8")
+    section = page[page.index("## efficiency") : page.index("## arithmetic: five seeds")]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:2] == "| "]
+    shown = {row[0]: row[1:] for row in rows}
+    cells = shipped("efficiency")["cells"]
+    for arm in {cell["arm"] for cell in cells}:
+        wanted = []
+        for regime in ("clean", "wrong"):
+            curves = [c["curve"] for c in cells if (c["arm"], c["regime"]) == (arm, regime)]
+            paid, reached = [], 0
+            for curve in curves:
+                there = [point["rollouts"] for point in curve if point["test"] >= 0.15]
+                reached += bool(there)
+                paid.append(there[0] if there else curve[-1]["rollouts"])
+            half = stats.t.ppf(0.975, 4) * stats.sem(paid)
+            mean = np.mean(paid)
+            wanted += [f"{reached} of 5", f"{mean:,.0f} [{mean - half:,.0f}, {mean + half:,.0f}]"]
+        assert shown[arm] == wanted, arm
+
+
 def test_the_page_s_table_of_the_signal_is_that_of_the_recording():
     page = (DATA / "studies" / "README.md").read_text(encoding="utf-8")
     columns = []

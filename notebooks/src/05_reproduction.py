@@ -585,8 +585,9 @@ for name in ("quick", "ablations", "controls", "second_task", "efficiency",
 # in words) lead.
 #
 # `efficiency`: to 15 % success AMFT needs fewer rollouts than exploration alone and
-# than LUFFY where experts are right; where half of them err it cannot be told from
-# either. Whole curves say more than one threshold:
+# than LUFFY where experts are right; but imitation alone needs none. Where half of them
+# err imitation never gets there, and the default's cheap form and SFT, then RL are the
+# cheapest. Whole curves say more than one threshold (imitation alone stands at 0):
 
 # %%
 efficiency = shipped("efficiency")
@@ -595,7 +596,8 @@ figure = study_figures.cost_figure(
 )
 figures.describe(figure, "Where experts are right methods that imitate rise at once "
                          "and exploration alone comes late; where half of them are "
-                         "wrong exploration alone comes nearly level")  # fmt: skip
+                         "wrong the default's cheap form leads and imitation alone "
+                         "stays below")  # fmt: skip
 
 # %% [markdown]
 # And inside the runs (the paper's Figures 2 and 3 ask this): $\mu$, entropy, training
