@@ -489,7 +489,10 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
 def test_ctrl_c_finishes_the_cells_in_progress_and_says_how_to_go_on(tmp_path, number):
     path, out = grid_file(tmp_path, seeds=[5, 30]), tmp_path / "out"
     words = command("study", path, "--out", out)
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` ignores it
+    )  # fmt: skip
     limit = time.monotonic() + 120
     while not any((out / "cells").glob("*.json")) and time.monotonic() < limit:
         time.sleep(0.2)
@@ -721,7 +724,8 @@ def test_curves_by_hand():
     assert tables.largest_drop(curve) == pytest.approx(0.08)
     assert tables.largest_drop(curve[:2]) == 0.0
     result = {"study": "t", "cells": [
-        {"arm": "a", "regime": "r", "seed": s, "curve": curve} for s in (1, 2)
+        {"arm": "a", "regime": "r", "seed": s, "curve": curve,
+         "splits": {"test": {"sampled": 0.18}}} for s in (1, 2)
     ] + [{"arm": "lost", "regime": "r", "seed": 1, "diverged": "step 3"}]}  # fmt: skip
     console = quiet()
     tables.print_curves(result, console)
