@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amft_lite.config import CONFIGS, ConfigError, ModelConfig, build, read_file
+from amft_lite.config import CONFIGS, ConfigError, ModelConfig, RunConfig, build, read_file
 
 GRIDS = CONFIGS / "studies"
 #: What a replayed trace can be made into (`amft_lite.study.reshaped`).
@@ -87,7 +87,8 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_forms(path: Path, content: dict[str, Any]) -> None:
-    """
+    """Is every field known, there, and of its form?
+
     Raises:
         StudyError: a field is unknown, missing, or not of its form.
     """
@@ -188,8 +189,7 @@ def read_grid(name: str | Path) -> Grid:
         raise StudyError(f"{path}: {error}") from None
     for cell in itertools.islice(combinations(grid, grid.seed_list[:1]), 10_000):
         try:
-            trace = {"trace": "0.5"} if cell["arm"] in grid.replay else {}  # comes when it runs
-            config = build(recipe, cell["settings"], trace)
+            config = config_of(grid, cell, recipe)
         except ConfigError as error:
             raise StudyError(f"{path}, {cell['arm']} in {cell['regime']}: {error}") from None
         if isinstance(config, ModelConfig):
@@ -198,6 +198,16 @@ def read_grid(name: str | Path) -> Grid:
                 f"take a recipe without `model`."
             )
     return grid
+
+
+def config_of(grid: Grid, cell: dict[str, Any], recipe: dict[str, Any]) -> RunConfig:
+    """What a cell is trained with; a replayed trace comes when it runs, and is anything here.
+
+    Raises:
+        ConfigError: settings that do not exist or contradict.
+    """
+    trace = {"trace": "0.5"} if cell["arm"] in grid.replay else {}
+    return build(recipe, cell["settings"], trace)
 
 
 def combinations(

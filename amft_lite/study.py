@@ -29,11 +29,12 @@ from typing import Any
 
 from rich.console import Console
 
-from amft_lite.config import build, read_file
+from amft_lite.config import read_file
 from amft_lite.grids import (
     Grid,
     StudyError,
     combinations,
+    config_of,
     file_name,
     grid_names,
     how,
@@ -220,13 +221,14 @@ def _begin_worker(parent: int) -> None:
 
 @contextmanager
 def _folder_kept(out: Path) -> Iterator[None]:
-    """Keep other studies out of the folder; SIGTERM and a closed terminal end it as Ctrl-C does.
+    """Keep other studies out of the folder; SIGTERM and a closed terminal end it as Ctrl-C does
+    (not a closed terminal under `nohup`).
 
     Raises:
         StudyError: another process is in it.
     """
     out.mkdir(parents=True, exist_ok=True)
-    ends = (signal.SIGTERM, signal.SIGHUP)
+    ends = [x for x in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(x) != signal.SIG_IGN]
     with open(out / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -269,13 +271,13 @@ def reshaped(mu: Sequence[float], shape: str) -> list[float]:
     return [mean + reach * math.cos(math.pi * t / last) for t in range(len(mu))]
 
 
-def _is_made(
-    cell: dict[str, Any], made: dict[str, Any] | None, shared: dict[str, Any] | None = None
-) -> bool:
-    """Is there a cell of these very settings, made as `how` says (where it does not say: yes)?"""
-    if made is None or made["settings"] != cell["settings"]:
-        return False
-    return shared is None or made.get("how", shared) == shared
+def _is_made(cell: dict[str, Any], made: dict[str, Any] | None, shared: dict[str, Any]) -> bool:
+    """Is there a cell of these very settings, made as `shared` says (older ones do not say how)?"""
+    return (
+        made is not None
+        and made["settings"] == cell["settings"]
+        and made.get("how", shared) == shared
+    )
 
 
 def missing(
@@ -306,8 +308,7 @@ def check_tasks(cells: list[dict[str, Any]], grid: Grid) -> None:
     """
     recipe, known = read_file(grid.recipe), set()
     for cell in cells:
-        trace = {"trace": "0.5"} if cell["arm"] in grid.replay else {}
-        config = build(recipe, cell["settings"], trace)
+        config = config_of(grid, cell, recipe)
         options = {"reward": config.reward, **config.task_options()}
         if (named := (config.task, repr(options))) in known:
             continue
@@ -376,7 +377,6 @@ def run_study(
     wanted = {key(c) for c in cells}
     result = collect(grid, [c for k, c in done.items() if k in wanted], provenance=provenance())
     if begun:
-        out.mkdir(parents=True, exist_ok=True)
         write_result(out / "result.json", result)
     return result
 

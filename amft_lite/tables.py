@@ -76,6 +76,11 @@ def label(split: str, kind: str) -> str:
     return f"{split}, greedy" if kind == "greedy" else split
 
 
+def measure_name(split: str, kind: str) -> str:
+    """How `comparison` calls it."""
+    return f"{split}_greedy" if kind == "greedy" else split
+
+
 def over_seeds(values: np.ndarray) -> Interval:
     """Mean over regimes and seeds of [R, S]; the seed is the unit."""
     return mean_interval(values.mean(0)) if values.shape[1] > 1 else Interval(
@@ -99,7 +104,7 @@ def comparison(result: dict[str, Any], first: str = "") -> dict[str, Any]:
     seeds: list[int] = []
     for split, kind in measures_of(result):
         values, seeds = table(result["cells"], split, kind)
-        name = f"{split}_greedy" if kind == "greedy" else split
+        name = measure_name(split, kind)
         own = values[arms.index(first)]
         for arm, x in zip(arms, values, strict=True):
             means[arm][name] = asdict(over_seeds(x))
@@ -226,7 +231,7 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     if both and len(seeds) > 1 and all("trace" in cell.get("settings", {}) for cell in cells):
         print_ceiling(result, console)
     if all("curve" in cell for cell in cells if "splits" in cell):
-        print_curves(result, console)
+        print_curves(result, console, split=measures_of(result)[0][0])
     if warning := seeds_warning(len(seeds)):
         console.print(warning)
 
@@ -313,9 +318,10 @@ def print_ceiling(result: dict[str, Any], console: Console) -> None:
 TARGET = 0.15
 
 
-def print_curves(result: dict[str, Any], console: Console, target: float = TARGET) -> None:
+def print_curves(
+    result: dict[str, Any], console: Console, target: float = TARGET, split: str = "test"
+) -> None:
     """What an arm paid for `target` success, how deep its curve fell, what it forgot."""
-    split = measures_of(result)[0][0]
     title = f"Paid for {target:.0%} (the whole run where it was not reached); means over cells"
     forgetting = ("demonstrations' nats a token: least", "at the end")
     names = ("reached", "steps", "rollouts", "seconds", "largest drop", *forgetting)
@@ -342,7 +348,7 @@ def print_curves(result: dict[str, Any], console: Console, target: float = TARGE
 
 def measures_named(result: dict[str, Any], shown: Sequence[str] = ()) -> dict[str, str]:
     """label -> measure of those `shown`, or of all."""
-    names = {label(s, k): f"{s}_greedy" if k == "greedy" else s for s, k in measures_of(result)}
+    names = {label(s, k): measure_name(s, k) for s, k in measures_of(result)}
     return {name: names[name] for name in shown or names}
 
 

@@ -384,6 +384,21 @@ def test_two_studies_do_not_share_a_folder(tmp_path):
         run_study(grid_file(tmp_path), tmp_path / "out", console=quiet())
 
 
+def test_a_study_under_nohup_outlives_its_terminal(tmp_path):
+    """SIGHUP ends a study as Ctrl-C does, but not one that was told to ignore it."""
+    kept = signal.getsignal(signal.SIGHUP)
+    try:
+        for before in (signal.SIG_IGN, signal.SIG_DFL):
+            signal.signal(signal.SIGHUP, before)
+            with studies._folder_kept(tmp_path / "out"):
+                inside = signal.getsignal(signal.SIGHUP)
+            ends = before == signal.SIG_DFL
+            assert inside == (signal.default_int_handler if ends else signal.SIG_IGN)
+            assert signal.getsignal(signal.SIGHUP) == before
+    finally:
+        signal.signal(signal.SIGHUP, kept)
+
+
 def test_an_arm_is_asked_for_by_its_name_or_its_method(tmp_path):
     grid = read_grid("regimes")
     constants = [f"fixed-.{x}" for x in ("05", "1", "3", "5", "9")]
@@ -426,9 +441,9 @@ def test_another_trace_is_another_setting_unless_it_comes_from_a_cell():
     def made(trace):
         return {"settings": {"method": "replay", "trace": trace}}
 
-    assert studies._is_made(made(".5x9"), made(".5x9"))
-    assert not studies._is_made(made(".5x9"), made(".4x9"))
-    assert not studies._is_made({"settings": {}}, None)
+    assert studies._is_made(made(".5x9"), made(".5x9"), {})
+    assert not studies._is_made(made(".5x9"), made(".4x9"), {})
+    assert not studies._is_made({"settings": {}}, None, {})
 
 
 def test_no_cell_is_begun_after_the_hours_are_over(tmp_path):
@@ -724,8 +739,7 @@ def test_curves_by_hand():
     assert tables.largest_drop(curve) == pytest.approx(0.08)
     assert tables.largest_drop(curve[:2]) == 0.0
     result = {"study": "t", "cells": [
-        {"arm": "a", "regime": "r", "seed": s, "curve": curve,
-         "splits": {"test": {"sampled": 0.18}}} for s in (1, 2)
+        {"arm": "a", "regime": "r", "seed": s, "curve": curve} for s in (1, 2)
     ] + [{"arm": "lost", "regime": "r", "seed": 1, "diverged": "step 3"}]}  # fmt: skip
     console = quiet()
     tables.print_curves(result, console)

@@ -521,8 +521,8 @@ for first, others in {
 #   SFT, then RL and LUFFY with them: a claim of the paper that does not hold here.
 #   (They run at rate 5e-4, mu alone and constants at 1e-3: rate and method go
 #   together);
-# * learned weights of tokens and demonstrations gain where experts err (third column),
-#   greedy and on the new rule too (first figure). So they are more than sharpening,
+# * learned weights of tokens and demonstrations gain most where experts err (third
+#   column), greedy and on the new rule too (first figure). So they are more than sharpening,
 #   although their entropy at the end is the lowest of all;
 # * the default's cheap form is better than every constant and every rival but the two
 #   cuts on average, greedy too but for one of CHORD's two. Its gain on the scalar is
