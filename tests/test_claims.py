@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import numpy as np
 import pytest
@@ -256,6 +257,29 @@ def test_the_readme_s_ledger_is_generated():
     assert claims.markdown() in readme
     pending = any(row["verdict"] == PENDING for row in ROWS)
     assert ("The main study is not finished" in readme) == pending
+
+
+INTERVAL = re.compile(r"([+-]?\d?\.\d+) \[([+-]?\d?\.\d+), ([+-]?\d?\.\d+)\]")
+
+
+def test_every_interval_that_the_readme_tells_is_in_a_table_or_the_ledger():
+    """Prose is written by hand; a study run again must not leave its old numbers there. A
+    difference may be told the other way round (a less b, or by how much b loses)."""
+    readme = (claims.DATA.parent / "README.md").read_text(encoding="utf-8")
+    told = readme.split("## When does a learned mu pay?")[1].split("<details>")[0]
+    page = (claims.DATA / "studies" / "README.md").read_text(encoding="utf-8")
+    shown = " ".join(f"{page} {claims.markdown()}".split())
+    known = [[float(x) for x in found] for found in INTERVAL.findall(shown)]
+    known += [[-value, -high, -low] for value, low, high in known]
+    intervals = INTERVAL.findall(" ".join(told.split()))
+    assert len(intervals) > 10
+    for found in intervals:
+        digits = len(found[0].split(".")[1])
+        given = [float(x) for x in found]
+        near = 0.5 * 10.0**-digits + 1e-9
+        assert any(
+            all(abs(x - y) <= near for x, y in zip(given, row, strict=True)) for row in known
+        ), found
 
 
 def test_a_study_in_progress_decides_nothing(monkeypatch):
