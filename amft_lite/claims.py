@@ -12,7 +12,9 @@ recomputed by `--check`:
     does not hold    neither; `because` says whether the opposite is shown or nothing is
     not testable     at this scale; the row says why
 
-The unit of every interval is the seed; differences are paired by seed, regimes are averaged.
+The unit of an interval is the seed (in the row on recorded moments, the moment); differences are
+paired by seed, regimes are averaged. An interval is at 95 %; one against the least settled of
+several rivals is at the level that Holm's procedure gave it, and `because` says so.
 
 Left out: judgement. A row's words may be argued with; its number follows from the files.
 """
@@ -269,6 +271,8 @@ def evaluate(row: dict[str, Any]) -> dict[str, Any]:
                 "key_number": None}  # fmt: skip
     found = TESTS[test["kind_of"]](test | {"threshold": row["threshold"]})
     verdict, because = judge(found, row["threshold"])
+    if test["kind_of"] == "beats_each":
+        because += "; the number is of the least settled rival, its interval at Holm's level"
     o = found.overall
     counts = row["test"].get("field", "").startswith("rollouts")
     form = "+,.0f" if counts else "+.3f"

@@ -4,6 +4,7 @@ bench."""
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from amft_lite.config import (
 from amft_lite.methods import METHODS
 
 if TYPE_CHECKING:
+    from amft_lite.config import RunConfig
     from amft_lite.runs import Run
 
 app = typer.Typer(
@@ -134,6 +136,13 @@ def print_summary(summary: dict) -> None:
     console.print(f"{mu}; training took {summary['training_seconds']:.0f} s.")
 
 
+def in_smaller_parts(config: RunConfig | ModelConfig) -> str:
+    """How a step of this run can be computed piece by piece, if it can."""
+    if isinstance(config, ModelConfig):
+        return ", or raise accumulation"
+    return "" if METHODS[config.method].whole_batch else ", or set micro_batch"
+
+
 def train_with_progress(run: Run) -> dict:
     """Train `run` under a progress bar; Ctrl-C saves first. Raises typer.Exit when stopped."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -171,12 +180,14 @@ def train_with_progress(run: Run) -> dict:
 
             return run.train(show, bar.console.print, lambda: bool(asked))
     except (MemoryError, RuntimeError) as error:
-        if "allocate memory" not in str(error) and not isinstance(error, MemoryError):
+        # torch's own words on a CPU and on a GPU
+        short = any(x in str(error) for x in ("allocate memory", "out of memory"))
+        if not short and not isinstance(error, MemoryError):
             raise
         raise refuse(
-            "these settings need more memory than this machine has; lower prompts_per_step, "
-            "rollouts_per_prompt, sft_batch, validation_prompts or eval_samples, or set "
-            "micro_batch."
+            f"these settings need more memory than this machine has; lower prompts_per_step, "
+            f"rollouts_per_prompt, sft_batch, validation_prompts or eval_samples"
+            f"{in_smaller_parts(run.config)}."
         ) from None
     except (Interrupted, KeyboardInterrupt):
         console.print(
@@ -224,6 +235,10 @@ def run(
         if resume:
             current = resumed(out, given, config, overwrite)
         else:
+            if out is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+                raise RunError(
+                    "several processes need to know their one folder: give --out FOLDER."
+                )
             name = RECIPE if config is None else config
             settings = build(read_file(name), given)
             folder = out or default_folder(settings, Path(name).stem)

@@ -42,7 +42,7 @@ class RunConfig:
     """One run. "lite" marks values found good on the lite game in small exploratory runs."""
 
     method: Method = "amft"
-    """Rule for mu, see `amft_lite.weighting`."""
+    """What decides mu, tokens and prompts, see `amft_lite.methods`."""
     seed: int = 0
     """Feeds the choice and order of demonstrations, the order of prompts and all sampling."""
 

@@ -67,6 +67,11 @@ def _named(of: Callable[[Any], bool]) -> Callable[[Any], bool]:
     )
 
 
+def _filled(named: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """`name:` with nothing after it is a name without settings."""
+    return {name: settings or {} for name, settings in named.items()}
+
+
 #: field -> (is it so?, how to say it)
 FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "question": (_text, "text"),
@@ -96,12 +101,19 @@ def check_forms(path: Path, content: dict[str, Any]) -> None:
         raise StudyError(
             f"{path}: {stray[0]!r} is no key of a study; known: {', '.join(sorted(FORMS))}."
         )
-    if missing := [key for key in ("question", "arms") if not content.get(key)]:
+    needed = ("question", "arms", *({"regimes", "splits"} & set(content)))
+    if missing := [key for key in needed if not content.get(key)]:
         raise StudyError(f"{path} lacks {missing[0]}.")
     for key, value in content.items():
         is_so, words = FORMS[key]
         if not is_so(value):
             raise StudyError(f"{path}: {key} must be {words}, not {value!r}; names are text.")
+    for key in ("family", "only"):
+        if stray := [arm for arm in content.get(key, {}) if arm not in content["arms"]]:
+            raise StudyError(
+                f"{path}: {key} names {stray[0]!r}, which is no arm; arms: "
+                f"{', '.join(content['arms'])}."
+            )
     for arm, source in content.get("replay", {}).items():
         name, _, shape = source.partition(":")
         if {arm, name} - set(content["arms"]) or shape not in SHAPES:
@@ -178,7 +190,9 @@ def read_grid(name: str | Path) -> Grid:
     content = read_file(path)
     check_forms(path, content)
     for name in {"arms", "regimes", "choose"} & set(content):
-        content[name] = {key: settings or {} for key, settings in content[name].items()}
+        content[name] = _filled(content[name])
+    if "only" in content:
+        content["only"] = {arm: _filled(tried) for arm, tried in content["only"].items()}
     content["settings"] = content.get("settings") or {}
     if "seeds" in content:
         content["seeds"] = tuple(content["seeds"])

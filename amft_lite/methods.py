@@ -12,7 +12,8 @@ A new method is one entry; `cut_low` is the whole of
     Method("cut_low", "fixed", {"mu_start": 0.3}, token_weight=lambda p, _: cut_weight(p))
 
 Gates and groups concern the prompts that have a demonstration (`demonstrated_prompts`); on all
-others these methods are RL. Public sources stand with the formulas in `amft_lite.objectives`.
+others these methods are RL (SRFT with its own weights of rollouts). Public sources stand with the
+formulas in `amft_lite.objectives`.
 
 Left out: methods that need their own rollouts or optimiser (ReLIFT, UFT, Prefix-RFT, BRIDGE).
 """

@@ -6,7 +6,7 @@
                        SRFT), and `in_group_loss` its loss
 
 Rollouts of the demonstrated prompts come first in a batch, K a prompt. On all other prompts these
-methods are RL.
+methods are RL (SRFT puts its own weights in place of the advantages there, too).
 
 Left out: the formulas (`amft_lite.objectives`) and which method uses which (`amft_lite.methods`).
 """

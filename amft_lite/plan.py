@@ -367,7 +367,8 @@ class _Planner:
             moments["mixing"] = [*base, self.vectors("g_RL, g_SFT, mixture", 5)]
         length = c.max_prompt_tokens + self.new
         rollouts = c.prompts_per_step * c.rollouts_per_prompt
-        mixed = c.steps - c.warmup_steps if c.method != "sft" else 0
+        planned = [rule.planned(t, c.steps, c.warmup_steps) for t in range(c.warmup_steps, c.steps)]
+        mixed = sum(mu != 1.0 for mu in planned)  # a step of mu 1 pays for no rollouts
         checks = -(-mixed // rule.every) if rule.validation == "reward" else 0
         facts = {
             "parameters": self.total - (self.trainable if c.lora_rank else 0),

@@ -44,13 +44,17 @@ def versions() -> str:
     return ", ".join(f"{package} {version(package)}" for package in (*PACKAGES, "plotly"))
 
 
-def provenance() -> dict[str, str]:
-    """A flat dict of words, the same on every call but for the date."""
+def provenance(packages: tuple[str, ...] = (), accelerator: str = "none (CPU)") -> dict[str, str]:
+    """A flat dict of words, the same on every call but for the date.
+
+    `packages` besides those of every result; `accelerator`, what it was computed on: the tiny
+    policies know none.
+    """
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": git_commit(),
         "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
+        **{package: version(package) for package in (*PACKAGES, *packages)},
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "accelerator": "none (CPU)",
+        "accelerator": accelerator,
     }

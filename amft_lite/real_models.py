@@ -80,7 +80,7 @@ def start_backend(backend: str) -> None:
     """
     if backend != "unsloth" or "unsloth" in sys.modules:
         return
-    _need("unsloth", "backend unsloth", "gpu")
+    need("unsloth", "backend unsloth", "gpu")
     if "trl" in sys.modules:
         raise ModelError(
             "backend unsloth has to come before TRL, which this process has imported already; "
@@ -133,9 +133,9 @@ def load_model(
     start_backend(backend)  # before transformers, too
     quiet_transformers()
     if lora_rank:
-        _need("peft", "lora_rank", "train")
+        need("peft", "lora_rank", "train")
     if quantization == "nf4":
-        _need("bitsandbytes", "quantization nf4", "train")
+        need("bitsandbytes", "quantization nf4", "train")
     place = find_model(model, task)
     compute = compute_dtype(dtype, quantization)
     stored = compute if lora_rank else torch.float32
@@ -193,7 +193,7 @@ def keep_differentiable(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _need(package: str, wish: str, extra: str) -> None:
+def need(package: str, wish: str, extra: str) -> None:
     """ModelError unless `package` is installed."""
     if importlib.util.find_spec(package) is None:
         raise ModelError(

@@ -236,8 +236,12 @@ class Run:
             shutil.rmtree(folder / name, ignore_errors=True)
             (folder / name).unlink(missing_ok=True)
         write_text(folder / "config.yaml", to_yaml(config))
-        write_text(folder / "provenance.json", to_json(provenance(), indent=2) + "\n")
+        write_text(folder / "provenance.json", to_json(run.made_with(), indent=2) + "\n")
         return run
+
+    def made_with(self) -> dict[str, str]:
+        """Versions, commit and machine, for provenance.json."""
+        return provenance()
 
     @classmethod
     def open(cls, folder: Path) -> Run:

@@ -313,20 +313,6 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def holm_intervals(differences: Sequence[Sequence[float]], alpha: float = 0.05) -> list[Interval]:
-    """Bonferroni-t intervals to stand beside Holm's p values: m times [S] -> m intervals.
-
-    Each is a t interval at 1 - alpha / m, so that all hold at once with chance 1 - alpha or more.
-    Holm's steps have no intervals of such a plain form; Holm may reject where one of these, which
-    are wider, still holds 0.
-
-    Raises:
-        ValueError: fewer than two seeds in one.
-        ImportError: scipy is missing (the extra `study` brings it).
-    """
-    return [mean_interval(x, 1 - alpha / len(differences)) for x in differences]
-
-
 # --- over seeds and regimes: rliable --------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -186,11 +186,16 @@ def tuned(grid: Grid) -> dict[str, dict[str, Any]]:
     `fixed`); an arm without one keeps the recipe's settings.
 
     Raises:
-        StudyError: that study has no committed result.
+        StudyError: that study has no committed result, or not the arm that `family` names.
     """
     if not grid.tuned_by:
         return {}
     tuning, taken = read_grid(grid.tuned_by), choices(shipped(grid.tuned_by))
+    if stray := [name for name in grid.family.values() if name not in taken]:
+        raise StudyError(
+            f"{grid.name}: family: the study {grid.tuned_by} chose for no {stray[0]!r}, but for "
+            f"{', '.join(taken)}."
+        )
     names = {arm: grid.family.get(arm, arm) for arm in grid.arms}
     return {
         arm: tuning.candidates(name)[taken[name]] for arm, name in names.items() if name in taken
@@ -376,7 +381,7 @@ def run_study(
             _run_cells(waiting, grid, out, jobs, max_hours, done, console)
     wanted = {key(c) for c in cells}
     result = collect(grid, [c for k, c in done.items() if k in wanted], provenance=provenance())
-    if begun:
+    if begun or (out / "cells").is_dir():  # a stopped call may have left cells and no result
         write_result(out / "result.json", result)
     return result
 
@@ -424,7 +429,12 @@ def _run_cells(
         ) from None
     except KeyboardInterrupt:
         console.print("Stopping when the cells in progress are done (once more: at once).")
-        pool.shutdown(cancel_futures=True)
+        try:
+            pool.shutdown(cancel_futures=True)
+        except KeyboardInterrupt:  # workers ignore it, and the interpreter would wait for them
+            for worker in active_children():
+                worker.kill()
+            raise
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

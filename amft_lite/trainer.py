@@ -135,7 +135,8 @@ class AMFTTrainer(DialogueTrainer):
             refuse_dialogues(args, kwargs, reward_funcs, train_dataset)
             self.episode, reward_funcs = episode, self.episode_reward
             kwargs["rollout_func"] = self._rollout
-        if self.rule.planned(0, 1, 0) != 0.0 or args.sft_warmup_steps:
+        explores = self.rule.planned(0, 1, 0) == 0.0 and self.method.rule != "replay"
+        if not explores or args.sft_warmup_steps:
             read = (
                 demonstrations if episode is None else functools.partial(dialogues, "sft_dataset")
             )
@@ -602,6 +603,7 @@ class AMFTTrainer(DialogueTrainer):
         super()._save_checkpoint(model, trial)
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         folder = os.path.join(self._get_output_dir(trial=trial), name)
+        self.accelerator.wait_for_everyone()  # ours is the last file: where it is, all are
         if self._reduce is None and not self.args.should_save:
             return
         state = {
@@ -613,7 +615,9 @@ class AMFTTrainer(DialogueTrainer):
         if self.critic is not None:
             state["critic"] = self.critic.state_dict()
             state["critic_optimizer"] = self.critic_optimizer.state_dict()
-        torch.save(state, os.path.join(folder, self._state_name()))
+        path = os.path.join(folder, self._state_name())
+        torch.save(state, f"{path}.partial")
+        os.replace(f"{path}.partial", path)
 
     def _state_name(self) -> str:
         """One file; where gradients are sharded, one a process."""

@@ -24,7 +24,7 @@ from trl import GRPOConfig
 from amft_lite.methods import Method, resolve
 from amft_lite.trainer_batches import as_stored
 from amft_lite.vision_models import why_not
-from amft_lite.weighting import Rule, RuleOptions
+from amft_lite.weighting import DIRECTIONS, ENTROPY_FORMS, Rule, RuleOptions
 
 
 class TrainerInputError(ValueError):
@@ -88,12 +88,20 @@ class AMFTConfig(GRPOConfig):
                 "AMFTTrainer cannot run under DeepSpeed, which takes the optimiser's step inside "
                 "backward(), before g_RL and g_SFT can be combined; use DDP or FSDP."
             )
-        if self.advantage not in ("group", "gae"):
-            raise TrainerInputError(f"advantage must be group or gae, not {self.advantage!r}.")
-        if self.gate_start not in ("open", "sceptical"):
+        for name, known in (
+            ("advantage", ("group", "gae")), ("gate_start", ("open", "sceptical")),
+            ("entropy_form", ENTROPY_FORMS), ("direction", DIRECTIONS),
+        ):  # fmt: skip
+            if (given := getattr(self, name)) not in known:
+                words = f"{', '.join(known[:-1])} or {known[-1]}"
+                raise TrainerInputError(f"{name} must be {words}, not {given!r}.")
+        if not 0 <= self.mu_min <= self.mu_max <= 1:
             raise TrainerInputError(
-                f"gate_start must be open or sceptical, not {self.gate_start!r}."
+                f"mu_min ({self.mu_min}) and mu_max ({self.mu_max}) must lie in [0, 1], in this "
+                "order."
             )
+        if self.width <= 0:
+            raise TrainerInputError(f"width must be above 0, not {self.width}.")
         if not 0 <= self.trace_decay < 1:
             raise TrainerInputError(
                 f"trace_decay must be at least 0 and below 1, not {self.trace_decay}."
@@ -124,7 +132,7 @@ class AMFTConfig(GRPOConfig):
     def for_method(cls, method: str, **settings: Any) -> AMFTConfig:
         """A config with what the method brings along (`amft_lite.methods`) beneath `settings`."""
         names = {"warmup_steps": "sft_warmup_steps"}
-        brought = {names.get(k, k): v for k, v in resolve(method).defaults.items()}
+        brought = {names.get(k, k): v for k, v in known_method(method).defaults.items()}
         return cls(**{**brought, **settings})
 
     def rule_options(self) -> RuleOptions:
@@ -148,6 +156,16 @@ def method_of(method: str | Rule | Method, args: AMFTConfig) -> tuple[Method, Ru
     Raises:
         TrainerInputError: no method has that name, or only the plain loop has it.
     """
+    found = known_method(method)
+    return found, found.make_rule(args.rule_options())
+
+
+def known_method(method: str | Rule | Method) -> Method:
+    """`resolve`, with the trainer's error.
+
+    Raises:
+        TrainerInputError: no method has that name, or only the plain loop has it.
+    """
     try:
         found = resolve(method)
     except ValueError as error:
@@ -156,7 +174,7 @@ def method_of(method: str | Rule | Method, args: AMFTConfig) -> tuple[Method, Ru
         raise TrainerInputError(
             f"{found.name} works in runs without `model` only (amft_lite.loop)."
         )
-    return found, found.make_rule(args.rule_options())
+    return found
 
 
 def refuse_setting(args: AMFTConfig, kwargs: dict) -> None:

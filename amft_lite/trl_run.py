@@ -29,7 +29,8 @@ import torch
 
 from amft_lite.config import ConfigError, ModelConfig
 from amft_lite.evaluation import Evaluation, graded
-from amft_lite.real_models import ModelError, compute_dtype, find_model, load_model
+from amft_lite.provenance import provenance
+from amft_lite.real_models import ModelError, compute_dtype, find_model, load_model, need
 from amft_lite.runs import Interrupted, Progress, Run, RunError, to_json
 from amft_lite.tasks import Completion, Demonstration, Episode, Example, is_dialogue
 from amft_lite.tasks.cards import draw_hand
@@ -50,13 +51,18 @@ class ModelRun(Run):
     """A run folder whose policy is a real model. `config` is a ModelConfig."""
 
     config: ModelConfig
+    created = False  #: just now: what may still lie in the folder is an older run's
 
     @classmethod
     def create(cls, folder: Path, config: ModelConfig, overwrite: bool = False) -> ModelRun:
         """As `Run.create`; of several processes the first one makes the folder."""
-        if process_index():
-            return cls(folder, config)
-        return super().create(folder, config, overwrite)
+        run = cls(folder, config) if process_index() else super().create(folder, config, overwrite)
+        run.created = True
+        return run
+
+    def made_with(self) -> dict[str, str]:
+        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none (CPU)"
+        return provenance(("trl", "peft"), gpu)
 
     def lock(self) -> None:
         if not process_index():
@@ -75,6 +81,8 @@ class ModelRun(Run):
         if self.talks:
             self.refuse_dialogues()
         try:
+            for package in ("trl", "accelerate", "datasets"):
+                need(package, "model", "train")
             find_model(self.config.model, self.config.task)
         except ModelError as error:
             raise ConfigError(f"model: {error}") from None
@@ -108,38 +116,51 @@ class ModelRun(Run):
             Interrupted: `stop` said so; the run has saved itself.
         """
         self.lock()
-        if self.summary:
+        created, self.created = self.created, False
+        if self.summary and not created:
             return self.summary
         self.check_start()
-        begun = bool(self.metrics) or (self.folder / "evaluations.json").is_file()
+        found, halves = (None, []) if created else self.newest_checkpoint()
+        for folder in halves:
+            on_message(f"{folder} is not whole (killed while it was written?) and is passed over.")
         try:
             policy, self.tokenizer = load_model(**self.config.model_options())
-            from transformers.trainer_utils import get_last_checkpoint
-
             from amft_lite.trainer import TrainerInputError
 
-            found = (
-                get_last_checkpoint(str(self.checkpoints)) if self.checkpoints.is_dir() else None
-            )
             self.trainer = self.make_trainer(policy)
         except (ModelError, ConfigError) as error:
-            if not begun:
+            if created:
                 self.withdraw()
             text = str(error)
             raise ConfigError(
                 text if isinstance(error, ConfigError) else f"model: {text}"
             ) from None
-        self.drop_lines_after(int(found.rsplit("-", 1)[1]) if found else 0)
+        self.drop_lines_after(step_of(found) if found else 0)
         if found:
             on_message(f"Going on from {found}.")
         self.trainer.add_callback(_recorder(self, on_progress, stop))
         try:
-            self.trainer.train(resume_from_checkpoint=found)
+            self.trainer.train(resume_from_checkpoint=str(found) if found else None)
         except TrainerInputError as error:
             raise RunError(str(error)) from None
         if self.step < self.config.steps:
             raise Interrupted
         return self.finish()
+
+    def newest_checkpoint(self) -> tuple[Path | None, list[Path]]:
+        """The newest whole checkpoint (None if there is none), and newer ones that are not whole.
+
+        The trainer's own state is written last: one file, or one a process of a sharded model.
+        """
+        from amft_lite.trainer import STATE
+
+        halves = []
+        for folder in sorted(self.checkpoints.glob("checkpoint-*"), key=step_of, reverse=True):
+            parts = len(list(folder.glob(f"*-{STATE}")))
+            if (folder / STATE).is_file() or parts == self.config.processes:
+                return folder, halves
+            halves.append(folder)
+        return None, halves
 
     def withdraw(self) -> None:
         """Take back a folder in which nothing has happened: the mended command may want it."""
@@ -394,6 +415,11 @@ class ModelRun(Run):
         """Only the first process writes."""
         if not process_index():
             super().write(name, text, append)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a folder checkpoint-<step>."""
+    return int(checkpoint.name.rsplit("-", 1)[1])
 
 
 @functools.lru_cache(maxsize=256)  # TRL reads a row once a rollout; 0.6 MB each

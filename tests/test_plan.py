@@ -357,6 +357,9 @@ def test_the_paper_s_recipe_has_the_paper_s_numbers():
     assert (c.lr, c.warmup_steps, c.mu_start, c.meta_every) == (1e-6, 50, 0.8, 20)  # released
     assert (c.mu_min, c.mu_max, c.clip_range, c.max_grad_norm) == (0.05, 0.95, 0.2, 1.0)  # released
     assert plan(c).facts["rollouts_a_run"] == (500 - 50) * 128 * 8
+    # SFT, then RL samples from a third of the run on
+    halves = build(read_file("qwen2.5-math-7b_paper"), {"method": "sft_then_rl"})
+    assert plan(halves).facts["rollouts_a_run"] == (500 - 167) * 128 * 8
 
 
 def test_the_recipe_with_pictures_has_the_numbers_of_the_papers():

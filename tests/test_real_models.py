@@ -329,7 +329,7 @@ print("LEARNS")
 
 
 def test_unsloth_after_trl_is_refused(monkeypatch):
-    monkeypatch.setattr(real_models, "_need", lambda *args: None)
+    monkeypatch.setattr(real_models, "need", lambda *args: None)
     monkeypatch.setitem(sys.modules, "trl", object())
     monkeypatch.delitem(sys.modules, "unsloth", raising=False)
     with pytest.raises(ModelError, match="has to come before TRL"):

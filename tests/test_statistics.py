@@ -14,7 +14,6 @@ from amft_lite.statistics import (
     cluster_bootstrap,
     detectable,
     holm,
-    holm_intervals,
     iqm,
     mean,
     mean_interval,
@@ -350,18 +349,6 @@ def test_holm_rejects_a_true_null_in_one_of_twenty_studies():
     x = rng.normal(0, 1, (2000, 6, 8))
     p = stats.ttest_1samp(x, 0, axis=2).pvalue
     assert np.mean([holm(row).min() < 0.05 for row in p]) == pytest.approx(0.05, abs=0.015)
-
-
-def test_holm_intervals_are_bonferroni_s_and_hold_together():
-    rng = np.random.default_rng(10)
-    x = rng.normal(0, 1, (600, 4, 6))
-    low, high = stats.t.interval(1 - 0.05 / 4, 5, x[0, 2].mean(), stats.sem(x[0, 2]))
-    found = holm_intervals(x[0])[2]
-    assert (found.low, found.high) == pytest.approx((low, high))
-    assert holm_intervals(x[0][:1]) == [mean_interval(x[0][0])]
-    held = [all(f.low <= 0 <= f.high for f in holm_intervals(row)) for row in x]
-    assert np.mean(held) == pytest.approx(0.95, abs=0.03)
-    assert holm_intervals([]) == []
 
 
 # --- rliable --------------------------------------------------------------------------------------

@@ -520,6 +520,42 @@ def test_ctrl_c_finishes_the_cells_in_progress_and_says_how_to_go_on(tmp_path, n
     assert 0 < len(studies.read_cells(out)) < 120
 
 
+def test_ctrl_c_twice_ends_at_once_and_a_later_call_writes_the_result(tmp_path):
+    long = {**TINY["settings"], "steps": 100_000}
+    path, out = grid_file(tmp_path, settings=long, seeds=[5, 1], splits={"test": [2, 1]}), tmp_path
+    process = subprocess.Popen(
+        command("study", path, "--out", out / "out"), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    limit = time.monotonic() + 120
+    while len(children_of(process)) < 2 and time.monotonic() < limit:
+        time.sleep(0.2)
+    time.sleep(3)  # into training
+    children = children_of(process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "once more: at once" in output, errors
+    assert "Traceback" not in output + errors
+    limit = time.monotonic() + 30
+    while any(map(is_running, children)) and time.monotonic() < limit:
+        time.sleep(0.2)
+    assert not any(map(is_running, children))
+
+
+def test_cells_that_a_stopped_call_left_become_a_result(tmp_path):
+    path, out = grid_file(tmp_path), tmp_path / "out"
+    run_study(path, out, console=quiet())
+    whole = json.loads((out / "result.json").read_text())
+    (out / "result.json").unlink()
+    console = quiet()
+    run_study(path, out, resume=True, console=console)
+    assert "nothing to do" in console.export_text()
+    assert json.loads((out / "result.json").read_text())["cells"] == whole["cells"]
+
+
 def test_a_replay_takes_the_trace_of_the_seed_before(tmp_path):
     grid = {
         "arms": {"amft": {"method": "amft"}, "again": {"method": "replay"},
@@ -826,6 +862,10 @@ def test_cells_outside_the_stored_bands_are_named():
     ({"curve": "x"}, "curve must be a number of steps"),
     ({"replay": {"x": "x:sine"}}, "replay: x must name arms"),
     ({"replay": {"x": "y"}}, "replay: x must name arms"),
+    ({"splits": {}}, "lacks splits"),
+    ({"regimes": {}}, "lacks regimes"),
+    ({"family": {"y": "sft"}}, "family names 'y', which is no arm; arms: x"),
+    ({"only": {"y": {"plain": {}}}}, "only names 'y', which is no arm"),
 ])  # fmt: skip
 def test_a_wrong_grid_gets_one_sentence(changes, words, tmp_path):
     arms = {"arms": {"x": {"method": "sft"}}}
@@ -841,6 +881,23 @@ def test_what_only_the_task_knows_is_asked_before_training(changes, words, tmp_p
     with pytest.raises(StudyError, match=words):
         run_study(grid_file(tmp_path, **changes), tmp_path / "out", console=quiet())
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_candidate_without_settings_is_one(tmp_path):
+    grid = read_grid(grid_file(tmp_path, only={"sft": {"plain": None}}, regimes={"few": None}))
+    assert grid.candidates("sft") == {"plain": {}} and grid.regimes == {"few": {}}
+
+
+def test_a_misspelt_family_would_leave_an_arm_untuned(tmp_path, monkeypatch):
+    monkeypatch.setattr(grids, "GRIDS", tmp_path)
+    tuning = grid_file(tmp_path, "tune", choose={"slow": {"lr": 1e-6}}, seeds=[0, 1])
+    run_study(tuning, tmp_path / "out", arms=["sft"], regimes=["few"], console=quiet())
+    monkeypatch.setattr(studies, "DATA", tmp_path)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "out" / "result.json").rename(tmp_path / "studies" / "tune.json")
+    grid_file(tmp_path, "next", tuned_by="tune", family={"amft": "fst"})
+    with pytest.raises(StudyError, match="the study tune chose for no 'fst', but for sft"):
+        tuned(read_grid("next"))
 
 
 def test_the_command_line_refuses_and_lists(tmp_path):

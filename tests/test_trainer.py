@@ -381,6 +381,11 @@ def test_messages_are_split_before_the_expert_s(tmp_path):
         ({"method": "official_code"}, "validation_dataset has no column completion"),
         ({"num_generations": 1}, "num_generations must be at least 2, not 1"),
         ({"advantage": "gea"}, "advantage must be group or gae, not 'gea'"),
+        ({"entropy_form": "equatoin"}, "entropy_form must be off, equation, text or gradient, not"),
+        ({"direction": "sdg"}, "direction must be adam, sgd or naive, not 'sdg'"),
+        ({"gate_start": "shut"}, "gate_start must be open or sceptical, not 'shut'"),
+        ({"mu_min": 0.9, "mu_max": 0.1}, "mu_min (0.9) and mu_max (0.1) must lie in [0, 1]"),
+        ({"width": 0.0}, "width must be above 0, not 0.0"),
         ({"validation_rollouts": 1}, "validation_rollouts must be at least 2, not 1"),
         ({"optim": "adafactor"}, "optim must be adamw_torch or adamw_torch_fused, not adafactor"),
         ({"steps_per_generation": 4, "save_strategy": "steps", "save_steps": 6},
@@ -393,6 +398,19 @@ def test_bad_input_is_one_sentence(tmp_path, given, sentence):
     text = str(caught.value)
     assert sentence in text and text[-1] in ".?" and "\n" not in text
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_for_a_method_that_only_the_loop_has_are_refused():
+    for name, sentence in (("hpt", "works in runs without `model` only"), ("x", "no method is")):
+        with pytest.raises(TrainerInputError, match=sentence):
+            AMFTConfig.for_method(name)
+
+
+def test_a_trace_that_begins_by_exploring_still_has_its_demonstrations(tmp_path):
+    trainer = make(tmp_path, method="replay", trace="0.0 0.5", sft_warmup_steps=0, max_steps=2)
+    trainer.train()
+    logs = [x for x in trainer.state.log_history if "amft/mu" in x]
+    assert [x["amft/mu"] for x in logs] == [0.0, 0.5] and "amft/sft_loss" in logs[1]
 
 
 def test_deepspeed_is_refused_in_one_sentence(tmp_path):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from amft_lite import trl_run
 from amft_lite.cli import app
 from amft_lite.config import ConfigError, build
 from amft_lite.models import base_folder
+from amft_lite.real_models import ModelError
 from amft_lite.smollm2 import cache_folder, gguf_file
 from amft_lite.trl_run import ModelRun, trainer_config
 
@@ -83,6 +86,89 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     lines = [json.loads(x)["step"] for x in log.read_text().splitlines()]
     assert lines == list(range(8))
+
+
+def half_of(checkpoint, step):
+    """A checkpoint as a kill leaves it: the trainer's own state is written last."""
+    half = checkpoint.parent / f"checkpoint-{step}"
+    shutil.copytree(checkpoint, half)
+    (half / "amft_state.pt").unlink()
+    return half
+
+
+def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
+    whole = run("run", "--out", tmp_path / "whole", *words())
+    assert whole.exit_code == 0, whole.output
+    cut = tmp_path / "cut"
+    shutil.copytree(tmp_path / "whole", cut)
+    shutil.rmtree(cut / "model")
+    (cut / "summary.json").unlink()
+    for path in cut.glob("checkpoints/checkpoint-8"):
+        shutil.rmtree(path)
+    half = half_of(cut / "checkpoints" / "checkpoint-6", 8)
+    went_on = run("run", "--out", cut, "--resume")
+    assert went_on.exit_code == 0, went_on.output
+    said = "".join(went_on.output.split())  # lines are broken inside long paths
+    assert f"{half.name}isnotwhole" in said and "checkpoint-6." in said
+    a, b = weights(tmp_path / "whole"), weights(cut)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_sharded_checkpoint_is_whole_when_every_process_has_written(tmp_path):
+    run = ModelRun(tmp_path, build({**TINY, "processes": 4}))
+    for name in ("checkpoint-2/amft_state.pt", "checkpoint-4/0-amft_state.pt"):
+        path = run.checkpoints / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    found, halves = run.newest_checkpoint()
+    assert found.name == "checkpoint-2" and [x.name for x in halves] == ["checkpoint-4"]
+    for rank in (1, 2, 3):
+        (run.checkpoints / "checkpoint-4" / f"{rank}-amft_state.pt").touch()
+    assert run.newest_checkpoint() == (run.checkpoints / "checkpoint-4", [])
+
+
+def test_resuming_where_the_model_is_out_of_reach_keeps_the_run(tmp_path, monkeypatch):
+    ModelRun.create(tmp_path / "r", build(TINY))
+    written = (tmp_path / "r" / "config.yaml").read_text()
+
+    def unreachable(**_):
+        raise ModelError("the hub is away.")
+
+    monkeypatch.setattr(trl_run, "load_model", unreachable)
+    done = run("run", "--out", tmp_path / "r", "--resume")
+    assert done.exit_code == 2 and "the hub is away" in done.output
+    assert (tmp_path / "r" / "config.yaml").read_text() == written
+
+
+def test_a_replaced_run_s_summary_is_no_reason_to_stop(tmp_path, monkeypatch):
+    """Of several processes one may come before the first has emptied the folder."""
+    (tmp_path / "summary.json").write_text("{}")
+    monkeypatch.setenv("RANK", "1")
+    again = ModelRun.create(tmp_path, build({**TINY, "processes": 2}), overwrite=True)
+    with pytest.raises(ConfigError, match="this run has 1 processes"):  # it went on to start
+        again.train()
+
+
+def test_processes_that_could_each_make_a_folder_are_told_to_share_one(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = run("run", *words(processes=2))
+    assert done.exit_code == 2 and "give --out FOLDER" in done.output
+
+
+def test_more_memory_than_a_gpu_has_is_one_sentence(tmp_path, monkeypatch):
+    def short(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(ModelRun, "train", short)
+    done = run("run", "--out", tmp_path / "r", *words())
+    assert done.exit_code == 2 and "Traceback" not in done.output
+    assert "or eval_samples, or raise accumulation." in " ".join(done.output.split())
+
+
+def test_provenance_names_what_a_real_model_depends_on(tmp_path):
+    ModelRun.create(tmp_path / "r", build(TINY))
+    made = json.loads((tmp_path / "r" / "provenance.json").read_text())
+    assert made["trl"] and made["peft"] and made["accelerator"]
 
 
 def test_torchrun_trains_one_run_in_two_processes(tmp_path):
