@@ -107,6 +107,27 @@ def _numbers(output: Any) -> list[Tensor]:
     return [numbers.to(torch.float64)]
 
 
+def _copied(x: Any) -> Any:
+    """Tensors and plain containers anew; two cases may share one list."""
+    if isinstance(x, Tensor):
+        return x.clone()
+    if type(x) in (list, tuple):
+        return type(x)(_copied(part) for part in x)
+    return {key: _copied(part) for key, part in x.items()} if type(x) is dict else x
+
+
+def _unchanged(old: Any, new: Any) -> bool:
+    if isinstance(old, Tensor) and isinstance(new, Tensor):
+        return torch.equal(old.nan_to_num(), new.detach().nan_to_num())
+    if type(old) in (list, tuple, dict):
+        if type(new) is not type(old) or len(new) != len(old):
+            return False
+        if type(old) is dict:
+            return list(old) == list(new) and all(_unchanged(old[key], new[key]) for key in old)
+        return all(map(_unchanged, old, new))
+    return old is new or bool(old == new)
+
+
 def observe(fn: Callable, case: tuple, gradients: tuple[int, ...]) -> tuple[list, list]:
     """Values and gradients of `fn` on one case. Arguments are copies, checked to be unchanged.
 
@@ -114,7 +135,7 @@ def observe(fn: Callable, case: tuple, gradients: tuple[int, ...]) -> tuple[list
         Unusable: nothing comparable came back.
         NotImplementedError: the function is a stub.
     """
-    given = [x.clone() if isinstance(x, Tensor) else x for x in case]
+    given = _copied(list(case))
     for place in gradients:
         given[place].requires_grad_()
     try:
@@ -124,9 +145,8 @@ def observe(fn: Callable, case: tuple, gradients: tuple[int, ...]) -> tuple[list
     except Exception as error:  # whatever a learner's function raises is part of the answer
         name, text = type(error).__name__, str(error).split("\n")[0]
         raise Unusable("raises", f"the function raised {name}: {text}") from None
-    for old, new in zip(case, given, strict=True):
-        if isinstance(old, Tensor) and not torch.equal(old.nan_to_num(), new.detach().nan_to_num()):
-            raise Unusable("changes its input", "the function changed its input in place; copy it")
+    if not _unchanged(list(case), given):
+        raise Unusable("changes its input", "the function changed its input in place; copy it")
     slopes: list[Tensor] = []
     if gradients:
         total = sum((v * _weights(v)).sum() for v in values)

@@ -208,7 +208,8 @@ figures.mu_figure({METHOD: records}, config.warmup_steps)
 #
 # **What would prove it wrong.** Dots that scatter around 0 for the whole run: then the
 # line is a random walk. Look again: is that what you see here? Run it with `METHOD =
-# "placebo"`, where a coin decides in which direction each dot moves $\mu$, and compare.
+# "amft"` ($\mu$ alone) and with `"placebo"`, where a coin decides in which direction
+# each dot moves $\mu$, and compare.
 # We come back to this below.
 
 # %% [markdown]

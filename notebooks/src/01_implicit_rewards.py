@@ -355,10 +355,9 @@ figure
 
 # %% [markdown]
 # **How to read it.** Both axes are logarithmic. A word the policy already says is paid
-# about
-# 1. A word it gives one chance in a thousand is paid 1000, and nothing else is paid at
-#    all. The mean of this reward is always 1; its spread explodes where the policy
-#    disbelieves the expert.
+# about 1; one it gives one chance in a thousand, 1000; nothing else is paid at all. The
+# mean of this reward is always 1; its spread explodes where the policy disbelieves the
+# expert.
 #
 # **What would prove it wrong.** An agreement of the two gradients for one policy only.
 # Change the probabilities two cells above: the assertion must hold for all of them.
@@ -417,9 +416,9 @@ figure.update_yaxes(type="log")
 figure
 
 # %% [markdown]
-# **How to read it.** Dotted: the released bounds .05 and .95, our start .5, the
-# released start .8. From .5 to .8 the multiplier goes from 1 to 4; from .8 to .95, from
-# 4 to 19. A change of .05 in $\mu$ is small in the middle and large near the ends.
+# **How to read it.** Dotted: the released bounds .05 and .95, `amft`'s start .5,
+# the released start .8. From .5 to .8 the multiplier goes from 1 to 4; from .8 to .95,
+# from 4 to 19. A change of .05 in $\mu$ is small in the middle and large near the ends.
 #
 # **What would prove it wrong.** A $\mu$ at which the gradients of $(1-\mu)L_{RL}+\mu
 # L_{SFT}$ and of $L_{RL}+\frac{\mu}{1-\mu}L_{SFT}$ point different ways.

@@ -289,8 +289,8 @@ figures.line_figure(
 # **How to read it.** Without a baseline the noise depends on where zero was put: paying
 # 2 and 1 in place of 1 and 0 makes learning far noisier. With one, the constant
 # cancels. Note the left axis: from eight rollouts the noise is nearly as long as the
-# signal. (Near -.4 no baseline does as well as one: that constant *is* about the mean
-# reward, taken off by hand.)
+# signal. (Near -.4 no baseline does even better: against noise alone the best constant
+# is not the mean reward, .15.)
 #
 # **What would prove it wrong.** A baseline that changes the *mean* of the estimates.
 # The group mean does, slightly: it holds the answer's own reward and shrinks the

@@ -461,7 +461,7 @@ check("sign_agreement", sign_agreement).require()
 
 # %%
 noise = recording("noise")["blocks"]
-print("through Adam       formula (32,768 rollouts)     measured by importance weights")
+print("through Adam       formula (32,768 rollouts)     measured (rollouts reweighted)")
 for b in noise:
     f, m = b["formula"]["adam"], b["measured"]["adam"]
     print(f"step {b['step']:3}    {f['value']:+.6f} +- {1.96 * f['error']:.6f}       "
@@ -567,8 +567,9 @@ figures.add_slider(figure, "training step", {
 # ## 6 · The entropy term and its two signs
 #
 # Eq. 6 has a second term. As transcribed, the *equation* adds $+\eta_H(H^*-H)$: entropy
-# above the target $H^*$ lowers $\mu$. The *text* says: entropy above $H^*$ raises
-# $\mu$. They cannot both be meant. (The released code follows the equation.)
+# above the target $H^*$ (that when warm-up ends) lowers $\mu$. The *text* says: entropy
+# above $H^*$ raises $\mu$. They cannot both be meant. (The released code follows the
+# equation.)
 #
 # ### Exercise 7 · Both pushes
 # ●○○ · 4 minutes
@@ -643,10 +644,10 @@ figures.describe(figure, "By the equation mu rises to .95, by the text it falls 
 
 # %% [markdown]
 # **How to read it.** After warm-up mu goes to one rail or the other, because entropy
-# stays below $H^*$ all the time: training uses it up under any mixture. Compare the two
-# printed entropies. The form that imitates *more* (equation) ends with *less* entropy:
-# a hundred memorised answers leave nothing undecided. So here $dH/d\mu<0$, the text's
-# sign pushes the right way, and neither reaches the target.
+# stays below $H^*$ after the first steps: training uses it up under any mixture.
+# Compare the two printed entropies. The form that imitates *more* (equation) ends with
+# *less* entropy: a hundred memorised answers leave nothing undecided. So here
+# $dH/d\mu<0$, the text's sign pushes the right way, and neither reaches the target.
 #
 # **What would prove it wrong.** Intervals that overlap widely. With plenty of
 # demonstrations the sign may well be the other one (try it).
@@ -657,8 +658,8 @@ figures.describe(figure, "By the equation mu rises to .95, by the text it falls 
 #
 # ## 7 · The released constants, and the released sign
 #
-# The official configuration has $\alpha=10^{-6}$, $\eta_\mu=10^{-4}$, one meta step in
-# 20. How far can $\mu$ move? Take the largest inner product of our own recorded run.
+# The official configuration has $\alpha=10^{-6}$, $\eta_\mu=10^{-4}$, one meta step
+# in 20. How far can $\mu$ move? Take the largest inner product of our own recorded run.
 
 # %%
 bugs = {b["name"]: b for b in recording("bugs")["blocks"]}
@@ -672,7 +673,7 @@ products = [
 ]
 most = max(products)  # |<grad U, g_SFT - g_RL>| cannot be larger
 print(f"largest possible |<grad U, g_SFT - g_RL>| in that run: {most:.1f}")
-print(f"one update of mu: at most {1e-4 * 1e-6 * most:.1e};  25 of them: "
+print(f"one update of mu: at most {1e-4 * 1e-6 * most:.1e};  25 of them (500 steps): "
       f"{25 * 1e-4 * 1e-6 * most:.1e}")  # fmt: skip
 print(f"spacing of float32 numbers at .8: {torch.finfo(torch.float32).eps / 2:.1e}")
 
@@ -755,7 +756,8 @@ check("controller_step", controller_step).require()
 # has to earn its weight ($\eta=.2$). **Entropy is asked for, too**: while it is below
 # $H^*$, $\nabla U$ becomes $\nabla(U+\beta H)$, $\beta=.1$. Then whatever *keeps*
 # entropy up counts as better, for $\mu$ and for the weights, and section 6's question
-# of the sign does not come up. (Gently: entropy still ends below half of $H^*$.)
+# of the sign does not come up. (Gently: entropy still ends near or below half of
+# $H^*$.)
 #
 # Which parts help? Success on *validation* problems: seventeen variants (two seeds: the
 # best is flattered), then the leader and its rivals on other seeds.
@@ -856,10 +858,10 @@ figures.describe(figure, "Three lines over mu .05, .5, .95, one a starting momen
 
 # %% [markdown]
 # **How to read it.** Each line starts from one set of weights; bars: 95 % over 8 seeds
-# of rollouts. When we recorded it, $\mu=.5$ was best at all three moments: the best
-# mixture is in the middle, which a one-step, linear signal cannot see. And of the two
-# ends, *more* imitation was better after 20 steps at step 120 (at 60 just so), where
-# the formula says less.
+# of rollouts. When we recorded it, $\mu=.5$ had the highest mean at all three moments
+# (at step 120 not told from .95): a maximum inside, which a linear signal cannot
+# see. And of the two ends, *more* imitation was better after 20 steps at step
+# 120 (at 60 just so), where the formula says less.
 #
 # **What would prove it wrong.** Lines whose slope always agrees with the formula's sign
 # and whose best $\mu$ is at that end. Where table and formula disagree, following the

@@ -50,8 +50,8 @@ BY_HAND = 21  # steps for which our own loop runs beside the package's
 # %% [markdown]
 # ## 1 · Two small parts first
 #
-# Line 11 mixes the two losses; as gradients add up like losses, we mix gradients, which
-# the meta-gradient needs apart anyway.
+# Algorithm 1 mixes the two losses; as gradients add up like losses, we mix gradients,
+# which the meta-gradient needs apart anyway.
 #
 # ### Exercise 1 · The mixture
 # ●○○ · 3 minutes
@@ -241,7 +241,7 @@ def algorithm_1(policy, c, steps):
 
 
 # %% [markdown]
-# **Predict.** Will the two loops, ours and `amft_lite.AMFT`, agree to how many digits
+# **Predict.** To how many digits will the two loops, ours and `amft_lite.AMFT`, agree
 # after 21 steps of sampling, grading and learning?
 
 # %%
@@ -419,7 +419,7 @@ check("paired_interval", paired_interval).require()
 # **Predict**, before you run the next cell. The notes give the paper's ablation on
 # maths (one number each, no seeds): all parts 61.3; without the meta-gradient 57.0;
 # without the entropy term 55.0; without warm-up 56.2. Which of our variants will fall
-# below full AMFT?
+# below `amft`?
 
 # %%
 from amft_lite.statistics import mean_interval
@@ -535,8 +535,9 @@ figures.describe(
 # controller or a perfect one.
 #
 # **What would prove it wrong.** A hump between .2 and .8. (Within *twenty* steps there
-# is one: notebook 03, section 9, where $\mu=.5$ beats both ends. Over a whole run it
-# evens out. A grid of constants would be the proper test; three were run.)
+# is one: notebook 03, section 9, where $\mu=.5$ beats both ends at two of three
+# moments. Over a whole run it evens out. A grid of constants would be the proper test;
+# three were run.)
 #
 # This is the sharpest lesson of the course. Before building a controller, measure how
 # much the best *constant* gains over a careless one.

@@ -180,7 +180,7 @@ check("joined_advantages", joined_advantages).require()
 # been (or a little more, if $\mu$ should change along the run). So first: do situations
 # differ? We trained five constants in eighteen *regimes*: 30, 100 or all 903
 # demonstrations; all experts right, or half of them aiming at a wrong target; and a
-# base that is paid for .3 %, 1 % or 8 % of what it can do.
+# base whose pretraining had .3 %, 1 % or 8 % of texts in the paid form.
 #
 # **Predict.** Which $\mu$ will be best with plenty of right demonstrations? And with
 # half of them wrong?
@@ -218,8 +218,8 @@ figures.add_slider(figure, "demonstrations", dict(reversed(groups.items())))
 # %% [markdown]
 # **How to read it.** Solid: all experts right. Dotted: half of them wrong. Colours: how
 # sparse the reward is. With all 903 demonstrations the two kinds pull apart: right
-# experts want a high $\mu$, half-wrong ones the lowest we tried. With 30 everything is
-# nearly flat: nothing to adapt to.
+# experts want a high $\mu$, half-wrong ones the lowest we tried. With 30 most lines are
+# nearly flat: little to adapt to.
 #
 # **What would prove it wrong.** Parallel lines: then one constant would do for all.
 #
@@ -406,12 +406,12 @@ for word, words in (("clean", "experts right"), ("wrong", "half of them wrong"))
         print(f"{words:19} tokens {tokens}  quarters {quarters}  mu {c['mean_mu']:.2f}")
 
 # %% [markdown]
-# **How to read it.** Move the slider. `fixed` is $\mu=.3$; the thick line is the rule
-# of section 3, AMFT with learned weights of tokens and demonstrations. When we ran it:
+# **How to read it.** Move the slider. `fixed` is $\mu=.3$ (other names:
+# `data/studies/README.md`); the thick line is the rule of section 3. When we ran it:
 #
 # * with right experts the mixtures that lean on imitation lead, and exploration alone
 #   is far behind; with half of them wrong every rule that imitates all tokens falls;
-# * the rules that look at *tokens* (`cut_low`, `amft_gate`) lead in both. A constant
+# * rules that drop *unlikely tokens* (`cut_low`, `amft_gate`) lead in both. A constant
 #   cut that costs nothing does nearly as well as the learned one;
 # * the learned weights start sceptical (nothing below $p=.15$, not the less likely half
 #   of the demonstrations) and stay so for absurd tokens. The less likely quarters are
@@ -522,17 +522,17 @@ for first, others in {
 #   (They run at rate 5e-4, mu alone and constants at 1e-3: rate and method go
 #   together);
 # * learned weights of tokens and demonstrations gain most where experts err (third
-#   column), greedy and on the new rule too (first figure). So they are more than sharpening,
-#   although their entropy at the end is the lowest of all;
+#   column), greedy and on the new rule too (first figure). So they are more than
+#   sharpening, although their entropy at the end is low, like the cuts';
 # * the default's cheap form is better than every constant and every rival but the two
 #   cuts on average, greedy too but for one of CHORD's two. Its gain on the scalar is
 #   one of wrong experts, under the trained rule;
-# * *and a constant cut of tokens below $p=.15$ cannot be told from it*. The
-#   meta-gradient found a rule; whoever knows the rule need not pay for finding it.
+# * *and a constant cut of tokens below $p=.15$, where its weights start, cannot be told
+#   from it*. Whoever knows the rule need not pay for learning it.
 #
 # What stops it? Even with 256 validation rollouts and as many prompts as the others its
-# lead on the cut is no more than +.005 [-.004, .014] (`controllers_again`, notebook 03,
-# three seeds), for 40 % more rollouts; paying for them with prompts takes that back.
+# lead on the cut is not told from 0 (+.005 [-.004, .014], `controllers_again`, three
+# seeds), for 40 % more rollouts; paying for them with prompts takes that back.
 # What there is to learn beyond "do not imitate what you find absurd" is small in this
 # game, and where bases are rewarded often (`all-clean-rich`) nothing is.
 #
@@ -575,12 +575,13 @@ for name in ("quick", "ablations", "controls", "second_task", "efficiency",
 # .008 [.002, .015]. An observation made after looking is a question for new seeds.
 #
 # Nor do choices inside the controller show in sampled success: directions, 64 to 1,024
-# validation rollouts, every step or every twentieth. The oddest row is the last: the
-# *training* rollouts as validation, a signal that always says "explore" (notebook 03),
-# takes $\mu$ to .12 for free and gains .02 in greedy success and under the new rule.
+# validation rollouts, every step or every twentieth. The oddest row is
+# `reused-rollouts`: the *training* rollouts as validation, which said "explore" at all
+# moments of notebook 03, take $\mu$ to .12 for free; gains of .02 (greedy, new rule;
+# not printed) were seen after 26 looks.
 #
 # `second_task`, arithmetic: with right experts mu alone is better than the default's
-# cheap form and the cut, with half wrong far below both (and below RL alone). Greedy,
+# cheap form and the cut, with half wrong far below both. Greedy,
 # their means are level. On new kinds of questions RL (choices) and SFT, then RL (sums
 # in words) lead.
 #
@@ -616,8 +617,8 @@ figures.describe(figure, "mu of the learned controller falls where experts are w
 
 # %% [markdown]
 # **How to read it.** `published` moves $\mu$ by its entropy term alone. Where half of
-# 903 experts are wrong, `amft` sees it and lets go; nobody told it. In four of the six
-# regimes its $\mu$ is not shown to fall, and the default's rises on average: "from
+# 903 experts are wrong, $\mu$ of `amft` falls; nobody told it. In four of the six
+# regimes it is not shown to fall, and the default's rises on average: "from
 # imitation to exploration" (Figure 2, second-hand) is no law.
 #
 # **What would prove it wrong.** The same picture in the two regimes.
@@ -703,7 +704,7 @@ for rollouts in ("256", "2048"):
 # two estimates hardly agree, from 2,048 they do; right experts lie above wrong ones a
 # little more often than a coin would have it.
 #
-# **What would prove it wrong.** Orange points left below where experts are wrong.
+# **What would prove it wrong.** Most orange points left below where experts are wrong.
 #
 # ### Exercise 6 · Many comparisons
 # ●●● · 12 minutes
@@ -752,9 +753,9 @@ for arm, p_one, q in zip(others, p_values, holm_adjusted(p_values), strict=True)
 # %% [markdown]
 # ## 7 · The claim ledger
 #
-# One row a claim of the paper, with its source, the number that decides it, and the
-# threshold that was fixed before. `amft-lite claims --check` recomputes all of it from
-# the stored runs, and CI does so at every change.
+# One row a claim (some are ours): source, deciding number, and a threshold, fixed
+# before unless the row says otherwise. `amft-lite claims --check` recomputes all of it
+# from the stored runs, and CI does so at every change.
 
 # %%
 from amft_lite.claims import read_claims
@@ -765,10 +766,10 @@ for row in read_claims():
         print(f"{'':14} {row['key_number']}: {row['because']}")
 
 # %% [markdown]
-# **How to read it.** *Does not hold* has two meanings, and each row says which: the
-# opposite is shown, or the interval is too wide or too near to the threshold to show
-# anything. *Not testable* means: not at this scale. *Pending*: the threshold is fixed,
-# the runs are not finished.
+# **How to read it.** *Holds partly*: on average, but the opposite is shown in a regime;
+# or in single regimes only. *By itself in 2 of 6*: regimes whose own interval says so.
+# *Does not hold*: the opposite is shown, or nothing is. *Not testable*: not at this
+# scale. *Pending*: runs unfinished.
 #
 # **What would prove it wrong.** Change one digit in `data/studies/`, and `--check`
 # fails.

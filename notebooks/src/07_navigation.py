@@ -53,7 +53,7 @@ print(versions())
 
 # %% tags=["parameters"]
 SEED = 0
-STEPS = 16  # of the live runs, 8 of warm-up included (in full 100: the command line)
+STEPS = 16  # of the live runs, 8 of warm-up included (in full 150: the command line)
 
 # %% [markdown]
 # ## 1 · A city, a route, directions

@@ -18,7 +18,7 @@
 # **You will be able to**
 #
 # * turn a GRPOTrainer script into AMFT, and say where in a step the gradients meet;
-# * write LoRA and NF4, and check them against peft and bitsandbytes to the last bit;
+# * write LoRA and NF4, and check them against peft and bitsandbytes;
 # * predict what fills a card before renting one, and which setting frees it;
 # * keep a token mean a token mean across micro-batches and processes;
 # * say what float16 needs, and which numbers must stay float32.
@@ -227,7 +227,7 @@ figures.describe(
 # each samples its own answers, so their meta-gradients are different draws: solid (TRL)
 # wanders like the dotted lines, not on one of them.
 #
-# **What would prove it wrong.** A solid line that moves by more than .05, or between
+# **What would prove it wrong.** After warm-up, a solid step above .05, or one between
 # two meta steps: then TRL would run another rule. What this figure cannot show is that
 # $\mu$ agrees *exactly* on equal answers. `tests/test_trainer_parity.py` takes the dice
 # away (both engines get the same token ids and rewards) and demands gradients equal to

@@ -114,6 +114,20 @@ def test_a_function_that_changes_its_input_is_told_so():
     assert check("clip_by_norm", clip_in_place).kind == "changes its input"
 
 
+def test_a_list_that_is_used_up_is_told_so_and_is_there_again_for_the_next():
+    def used_up(outcomes, points, shaped):
+        answer = right(list(outcomes), points, shaped)
+        while outcomes:
+            outcomes.pop(0)
+        return answer
+
+    [right] = [fn for name, fn in RIGHT if name == "walk_reward"][:1]
+    for _ in range(2):
+        assert check("walk_reward", used_up).kind == "changes its input"
+    assert check("walk_reward", right).passed
+    assert not check("walk_reward", lambda outcomes, points, shaped: -float(shaped)).passed
+
+
 def test_a_result_shows_itself_and_a_wrong_one_shows_no_traceback():
     good, bad = check("multiplier", lambda mu: mu / (1 - mu)), check("multiplier", lambda mu: mu)
     assert repr(good).startswith("✓ multiplier: right")
