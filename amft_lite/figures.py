@@ -148,7 +148,7 @@ def picture(image: Any, alt: str) -> Any:
 
     memory = io.BytesIO()
     image.save(memory, "PNG")
-    return Image(memory.getvalue(), alt=alt)
+    return Image(memory.getvalue(), metadata={"alt": alt})  # Colab's IPython 7 knows no `alt`
 
 
 def column(lines: Sequence[Line], name: str) -> tuple[list[int], list[float]]:

@@ -250,7 +250,8 @@ def test_a_bomb_is_refused_or_stopped_in_time(bomb):
 
 def test_ten_thousand_hostile_texts_get_a_verdict_each_in_time():
     rng = random.Random(0)
-    golds = {"math": ["7", r"\sqrt{2}", "x^2+1", "(1,2)", r"\text{even}", "A", "x=3"],
+    golds = {"math": ["7", r"\sqrt{2}", "x^2+1", "(1,2)", r"\text{even}", "A", "x=3",
+                      r"(-\infty,x)", r"\{x,\sqrt{2}\}", r"\begin{matrix}x\\2\end{matrix}"],
              "integer": ["7"], "choice": ["B"], "exact": ["yes"]}  # fmt: skip
     slowest, seen = 0.0, set()
     for i in range(10_000):
@@ -264,6 +265,23 @@ def test_ten_thousand_hostile_texts_get_a_verdict_each_in_time():
         assert verdict.reason in REASONS
     assert slowest < WALL, slowest
     assert {"refused", "expression", "unclosed_box", "unequal"} <= seen
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        (r"(-\infty,-2)", r"(-\infty,)"),
+        ("(a,b)", "(a,)"),
+        (r"\{\sqrt{2},\sqrt{3}\}", r"\{\sqrt{2},\}"),
+        (r"-\sqrt{5},\sqrt{5}", r"\sqrt{5},"),
+        (r"(\pi,2)", "(,)"),
+        (r"\begin{pmatrix}1\\2\\\end{pmatrix}", r"\begin{pmatrix}1\\2\\3\end{pmatrix}"),
+        (r"\begin{pmatrix}(1,2)\\3\end{pmatrix}", r"\begin{pmatrix}\\3\end{pmatrix}"),
+        (r"\{1,\}", r"\{2,\}"),
+    ],
+)
+def test_a_list_with_an_empty_part_is_wrong_and_no_error(gold, answer):
+    assert not grade(box(answer), gold).correct and not grade(box(gold), answer).correct
 
 
 @given(st.text(), st.text(max_size=80), st.sampled_from(GRADERS))
@@ -292,6 +310,28 @@ def test_a_child_that_dies_is_replaced():
     assert reason(r"\pi 2", r"2\pi") == "equivalent"
     math_grader._WORKER.process.kill()
     assert reason(r"\pi 2", r"2\pi") == "equivalent"
+
+
+def test_an_interrupted_question_leaves_no_answer_for_the_next_one(monkeypatch):
+    worker = math_grader._Worker()
+    right, wrong = [("x+1", "1+x")], [("x+1", "x+2")]
+    assert worker.ask(right) == "equal"
+
+    class Interrupted:
+        def __init__(self, pipe):
+            self.pipe = pipe
+
+        def readline(self):
+            raise KeyboardInterrupt
+
+        def close(self):
+            self.pipe.close()
+
+    worker.process.stdout = Interrupted(worker.process.stdout)
+    with pytest.raises(KeyboardInterrupt):
+        worker.ask(right)  # its answer is on the way
+    assert [worker.ask(pairs) for pairs in (wrong, right, wrong)] == ["unequal", "equal", "unequal"]
+    worker.close()
 
 
 def test_a_child_that_never_starts_is_an_error_and_no_silent_zero(monkeypatch):

@@ -184,6 +184,19 @@ def test_no_tracked_file_is_heavy():
     assert heavy == []
 
 
+def test_make_leaves_no_half_environment_behind(tmp_path):
+    """Debian without python3-venv: links are made, then ensurepip fails."""
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\n[ "$1" = -c ] && exit 0\nmkdir -p "$3/bin"\ntouch "$3/bin/python"\nexit 1\n'
+    )
+    python.chmod(0o755)
+    place = tmp_path / "env"
+    words = ["make", "-C", str(ROOT), f"PYTHON={python}", f"VENV={place}", f"{place}/bin/python"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2 and not place.exists(), done.stdout + done.stderr
+
+
 def test_make_help_lists_every_target_that_has_a_purpose():
     text = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE).group(1).split()

@@ -70,10 +70,10 @@ def _adam(g, m, v, step, lr, beta1, beta2, eps) -> Tensor:
     return mg.adam_update(g, mg.AdamState(m, v, step - 1, lr, (beta1, beta2), eps))
 
 
-def _adam_with(biased=False, inside=False, old_v=False, off=0, squared=True, root=True):
+def _adam_with(biased=False, inside=False, old_v=False, off=0, root=True):
     def update(g, m, v, step, lr, beta1, beta2, eps):
         m_new = beta1 * m + (1 - beta1) * g
-        v_new = beta2 * v + (1 - beta2) * (g**2 if squared else g.abs())
+        v_new = beta2 * v + (1 - beta2) * g**2
         v_new = v if old_v else v_new
         m_hat = m_new if biased else m_new / (1 - beta1 ** (step + off))
         v_hat = v_new if biased else v_new / (1 - beta2 ** (step + off))

@@ -473,14 +473,6 @@ def _all_tries(attempts, kinds, kind):
     return sum(found) / len(found)
 
 
-def _rights_over_points(attempts, kinds, kind):
-    return (
-        _all_tries(attempts, kinds, kind)
-        * sum(kinds[p] == kind for p, _ in attempts)
-        / len({p for p, _ in attempts if kinds[p] == kind})
-    )
-
-
 def _first_firsts(attempts, kinds, kind, divide):
     first: dict[int, bool] = {}
     for point, right in attempts:

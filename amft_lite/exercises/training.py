@@ -264,13 +264,6 @@ AMFT_STEP = Exercise(
 )  # fmt: skip
 
 
-def _t(n: int) -> float:
-    """Student's two-sided 95 % quantile for n values."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, n - 1))
-
-
 def _paired(a, b, t_value):
     d = np.asarray(a) - np.asarray(b)
     half = t_value * d.std(ddof=1) / math.sqrt(len(d))

@@ -95,7 +95,7 @@ class GsmSymbolic:
         seen: set[str] = set()
         found: dict[str, list[WordProblem]] = {split: [] for split in self.splits}
         for split, wanted in templates().items():
-            # a fifth of all items at the least is of a split's templates; 20 times is plenty
+            # a seventh of all items at the least is of a split's templates; 20 times is plenty
             items = open_generator(SEEDS[split], 20 * PROBLEMS[split])
             for i, template in enumerate(items.task_indices):
                 if len(found[split]) == PROBLEMS[split]:

@@ -292,6 +292,9 @@ class _Worker:
             return self.process.stdout.readline().strip()
         except OSError:
             return ""
+        except BaseException:  # Ctrl-C: the answer still to come would be taken for the next one's
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the process; the next question starts another."""

@@ -123,8 +123,10 @@ _MATRIX = re.compile(r"\\begin\{([a-zA-Z]*matrix)\}(.*)\\end\{\1\}", re.DOTALL)
 def parts_of(text: str) -> tuple[tuple[str, ...], list[str]]:
     r"""((brackets and separators), [parts]) of a tuple, interval, set, list or matrix.
 
-    One part: `text` is none of these.
+    One part: `text` is none of these, or a part of it is empty, as in ``(1,)``.
     """
+    if not text:
+        return ("whole",), [text]
     if matrix := _MATRIX.fullmatch(text):
         cells = re.split(r"(&|\\\\)", matrix[2])
         return ("matrix", *cells[1::2]), cells[::2] if len(cells) > 1 else [text]
@@ -145,4 +147,4 @@ def parts_of(text: str) -> tuple[tuple[str, ...], list[str]]:
         else:
             parts[-1] += token
     shape = (first, last) if bracketed else ("", "")
-    return (*shape, str(len(parts))), parts if all(parts) else [text]
+    return ((*shape, str(len(parts))), parts) if all(parts) else (("whole",), [text])
