@@ -537,7 +537,7 @@ for first, others in {
 # game, and where bases are rewarded often (`all-clean-rich`) nothing is.
 #
 # **What would prove it wrong.** Twenty fresh seeds, set aside and run once
-# (`studies/confirm.yaml`), and other bases (`robustness`): still to be run. Another
+# (`studies/confirm.yaml`: begun), and other bases (`robustness`: to be run). Another
 # game has been: on arithmetic (`second_task`, below) the means have the same order, and
 # again the gain on the scalar is one of wrong experts.
 #
