@@ -650,7 +650,7 @@ figures.describe(figure, "By the equation mu rises to .95, by the text it falls 
 # $dH/d\mu<0$, the text's sign pushes the right way, and neither reaches the target.
 #
 # **What would prove it wrong.** Intervals that overlap widely. With plenty of
-# demonstrations the sign may well be the other one (try it).
+# demonstrations the sign may well be the other one.
 #
 # So the scalar `amft` of this repository has `entropy_form: off`, which departs from
 # the paper; both signs are settings. A third form, `gradient`, ours, asks the
@@ -858,10 +858,10 @@ figures.describe(figure, "Three lines over mu .05, .5, .95, one a starting momen
 
 # %% [markdown]
 # **How to read it.** Each line starts from one set of weights; bars: 95 % over 8 seeds
-# of rollouts. When we recorded it, $\mu=.5$ had the highest mean at all three moments
-# (at step 120 not told from .95): a maximum inside, which a linear signal cannot
-# see. And of the two ends, *more* imitation was better after 20 steps at step
-# 120 (at 60 just so), where the formula says less.
+# of rollouts. Here $\mu=.5$ had the highest mean at all three moments (at step 120 not
+# told from .95): a maximum inside, which a linear signal cannot see. And of the two
+# ends, *more* imitation was better after 20 steps at step 120 (at 60 just so), where
+# the formula says less.
 #
 # **What would prove it wrong.** Lines whose slope always agrees with the formula's sign
 # and whose best $\mu$ is at that end. Where table and formula disagree, following the
