@@ -19,6 +19,7 @@ from amft_lite.config import (
     MODEL_FIELDS,
     ConfigError,
     ModelConfig,
+    RunConfig,
     build,
     named_configs,
     parse_assignments,
@@ -27,7 +28,6 @@ from amft_lite.config import (
 from amft_lite.methods import METHODS
 
 if TYPE_CHECKING:
-    from amft_lite.config import RunConfig
     from amft_lite.runs import Run
 
 app = typer.Typer(

@@ -428,8 +428,8 @@ def _run_cells(
             f"--resume."
         ) from None
     except KeyboardInterrupt:
-        console.print("Stopping when the cells in progress are done (once more: at once).")
         try:
+            console.print("Stopping when the cells in progress are done (once more: at once).")
             pool.shutdown(cancel_futures=True)
         except KeyboardInterrupt:  # workers ignore it, and the interpreter would wait for them
             for worker in active_children():

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 
 import numpy as np
@@ -482,35 +483,38 @@ def is_running(pid):
     return True
 
 
-def test_workers_end_with_a_parent_that_is_killed(tmp_path):
-    path, out = grid_file(tmp_path, seeds=[5, 30]), tmp_path / "out"
-    process = subprocess.Popen(
-        command("study", path, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    limit = time.monotonic() + 120
-    while not any((out / "cells").glob("*.json")) and time.monotonic() < limit:
+def wait_for(condition, seconds=120):
+    """Poll until it holds; False if it never did."""
+    limit = time.monotonic() + seconds
+    while not condition() and time.monotonic() < limit:
         time.sleep(0.2)
+    return condition()
+
+
+def begin(*words):
+    """A study in a process of its own, which Ctrl-C can reach: a shell's `&` makes it ignored."""
+    return subprocess.Popen(
+        command("study", *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    out = tmp_path / "out"
+    process = begin(grid_file(tmp_path, seeds=[5, 30]), "--out", out)
+    assert wait_for(lambda: any((out / "cells").glob("*.json")))
     children = children_of(process)
     assert len(children) >= 2
     process.kill()
-    process.wait()
-    limit = time.monotonic() + 30
-    while any(map(is_running, children)) and time.monotonic() < limit:
-        time.sleep(0.2)
-    assert not any(map(is_running, children))
+    process.communicate()
+    assert wait_for(lambda: not any(map(is_running, children)), 30)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_finishes_the_cells_in_progress_and_says_how_to_go_on(tmp_path, number):
-    path, out = grid_file(tmp_path, seeds=[5, 30]), tmp_path / "out"
-    words = command("study", path, "--out", out)
-    process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` ignores it
-    )  # fmt: skip
-    limit = time.monotonic() + 120
-    while not any((out / "cells").glob("*.json")) and time.monotonic() < limit:
-        time.sleep(0.2)
+    out = tmp_path / "out"
+    process = begin(grid_file(tmp_path, seeds=[5, 30]), "--out", out)
+    assert wait_for(lambda: any((out / "cells").glob("*.json")))
     process.send_signal(number)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
@@ -520,29 +524,26 @@ def test_ctrl_c_finishes_the_cells_in_progress_and_says_how_to_go_on(tmp_path, n
     assert 0 < len(studies.read_cells(out)) < 120
 
 
-def test_ctrl_c_twice_ends_at_once_and_a_later_call_writes_the_result(tmp_path):
+def test_ctrl_c_twice_ends_at_once(tmp_path):
     long = {**TINY["settings"], "steps": 100_000}
-    path, out = grid_file(tmp_path, settings=long, seeds=[5, 1], splits={"test": [2, 1]}), tmp_path
-    process = subprocess.Popen(
-        command("study", path, "--out", out / "out"), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    limit = time.monotonic() + 120
-    while len(children_of(process)) < 2 and time.monotonic() < limit:
-        time.sleep(0.2)
-    time.sleep(3)  # into training
+    grid = grid_file(tmp_path, settings=long, seeds=[5, 1], splits={"test": [2, 1]})
+    process = begin(grid, "--out", tmp_path / "out")
+    assert wait_for(lambda: len(children_of(process)) >= 2)
     children = children_of(process)
+    limit = threading.Timer(120, process.kill)  # or a study that says nothing would be waited for
+    limit.start()
     process.send_signal(signal.SIGINT)
-    time.sleep(1)
+    said = ""
+    while "once more: at once" not in said:
+        line = process.stdout.readline()
+        assert line, "it ended without a word"
+        said += line
+    limit.cancel()
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "once more: at once" in output, errors
+    assert process.returncode == 130, errors
     assert "Traceback" not in output + errors
-    limit = time.monotonic() + 30
-    while any(map(is_running, children)) and time.monotonic() < limit:
-        time.sleep(0.2)
-    assert not any(map(is_running, children))
+    assert wait_for(lambda: not any(map(is_running, children)), 30)
 
 
 def test_cells_that_a_stopped_call_left_become_a_result(tmp_path):

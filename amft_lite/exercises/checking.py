@@ -117,8 +117,9 @@ def _copied(x: Any) -> Any:
 
 
 def _unchanged(old: Any, new: Any) -> bool:
-    if isinstance(old, Tensor) and isinstance(new, Tensor):
-        return torch.equal(old.nan_to_num(), new.detach().nan_to_num())
+    if isinstance(old, Tensor) or isinstance(new, Tensor):
+        both = isinstance(old, Tensor) and isinstance(new, Tensor)
+        return both and torch.equal(old.nan_to_num(), new.detach().nan_to_num())
     if type(old) in (list, tuple, dict):
         if type(new) is not type(old) or len(new) != len(old):
             return False

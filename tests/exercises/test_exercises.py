@@ -121,7 +121,12 @@ def test_a_list_that_is_used_up_is_told_so_and_is_there_again_for_the_next():
             outcomes.pop(0)
         return answer
 
-    [right] = [fn for name, fn in RIGHT if name == "walk_reward"][:1]
+    def filled_with_numbers(values, decay):
+        values[0] = 0.0
+        return values[1]
+
+    assert check("moving_average", filled_with_numbers).kind == "changes its input"
+    right = next(fn for name, fn in RIGHT if name == "walk_reward")
     for _ in range(2):
         assert check("walk_reward", used_up).kind == "changes its input"
     assert check("walk_reward", right).passed
