@@ -491,15 +491,25 @@ def wait_for(condition, seconds=120):
     return condition()
 
 
-def begin(*words):
-    """A study in a process of its own, which Ctrl-C can reach: a shell's `&` makes it ignored."""
-    return subprocess.Popen(
-        command("study", *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+@pytest.fixture
+def begin():
+    """Begins a study in a process of its own, which Ctrl-C can reach: a shell's `&` makes it
+    ignored. A test that fails leaves none behind."""
+    started = []
+
+    def study(*words):
+        started.append(subprocess.Popen(
+            command("study", *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ))  # fmt: skip
+        return started[-1]
+
+    yield study
+    for process in started:
+        process.kill()
 
 
-def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+def test_workers_end_with_a_parent_that_is_killed(tmp_path, begin):
     out = tmp_path / "out"
     process = begin(grid_file(tmp_path, seeds=[5, 30]), "--out", out)
     assert wait_for(lambda: any((out / "cells").glob("*.json")))
@@ -511,7 +521,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_finishes_the_cells_in_progress_and_says_how_to_go_on(tmp_path, number):
+def test_ctrl_c_finishes_the_cells_in_progress_and_says_how_to_go_on(tmp_path, begin, number):
     out = tmp_path / "out"
     process = begin(grid_file(tmp_path, seeds=[5, 30]), "--out", out)
     assert wait_for(lambda: any((out / "cells").glob("*.json")))
@@ -524,7 +534,7 @@ def test_ctrl_c_finishes_the_cells_in_progress_and_says_how_to_go_on(tmp_path, n
     assert 0 < len(studies.read_cells(out)) < 120
 
 
-def test_ctrl_c_twice_ends_at_once(tmp_path):
+def test_ctrl_c_twice_ends_at_once(tmp_path, begin):
     long = {**TINY["settings"], "steps": 100_000}
     grid = grid_file(tmp_path, settings=long, seeds=[5, 1], splits={"test": [2, 1]})
     process = begin(grid, "--out", tmp_path / "out")
