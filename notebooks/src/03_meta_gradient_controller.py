@@ -904,9 +904,11 @@ for column in quantities.values():
 figures.describe(
     figure, "mu of five runs: four fall to .05 (A lies under B), one rises to .95"
 )
-figures.add_slider(figure, "quantity", {
-    name: list(range(5 * n, 5 * n + 5)) for n, name in enumerate(quantities)
-})  # fmt: skip
+figures.add_slider(
+    figure, "quantity",
+    {name: list(range(5 * n, 5 * n + 5)) for n, name in enumerate(quantities)},
+    y={name: name for name in quantities},
+)  # fmt: skip
 
 # %%
 figure = figures.new_figure(

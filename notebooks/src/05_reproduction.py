@@ -372,10 +372,12 @@ for regime, words in (("clean", "experts right"), ("wrong", "half of them wrong"
                 "color": figures.PALETTE[n % 7], "dash": figures.DASHES[n // 7],
                 "width": 4 if arm == "amft_gate" else 1.5},
         )  # fmt: skip
-figure.update_xaxes(type="log")
+words = [name.removeprefix("lr=") for name in rates]
+figure.update_xaxes(type="log", tickvals=list(rates.values()), ticktext=words)
 figure.update_yaxes(range=[0, 0.33])
 figures.describe(figure, "Success over three learning rates for thirteen methods")
 figures.add_slider(figure, "demonstrations", places)
+figure.update_layout(legend={"orientation": "v", "x": 1.02, "y": 1})
 
 # %%
 from amft_lite.study import choices
