@@ -364,24 +364,27 @@ def rows_of_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(result: dict[str, Any], shown: Sequence[str] = ()) -> str:
-    """The table of a study over regimes for a page: success, regret, and what was paid.
+    """The table of a study over regimes for a page: success, regret where there are constants, and
+    what was paid.
 
     `shown` are measures such as "test, greedy"; without it all.
     """
     result = finished(result)
     found, names = comparison(result)["means"], measures_named(result, shown)
-    lost = regrets(result, *measures_of(result)[0])
+    constants = any(arm.startswith(CONSTANT) for arm in arms_of(result))
+    lost = regrets(result, *measures_of(result)[0]) if constants else {}
     first, rows = next(iter(names.values())), []
     for arm in sorted(arms_of(result), key=lambda arm: -found[arm][first]["mean"]):
         rollouts = sum(mean_fact(result["cells"], arm, f"{x}_rollouts")
                        for x in ("training", "validation"))  # fmt: skip
         rows.append([
             arm, *(number(found[arm][m]) for m in names.values()),
-            number(lost[arm]["mean"]),
+            *([number(lost[arm]["mean"])] if lost else []),
             plain(mean_fact(result["cells"], arm, "final_entropy"), ".3f"),
             plain(rollouts, ".0f"), plain(mean_fact(result["cells"], arm, "seconds"), ".0f"),
         ])  # fmt: skip
-    head = ["", *names, "regret to the best constant", "end entropy", "rollouts", "seconds"]
+    regret_named = ["regret to the best constant"] * bool(lost)
+    head = ["", *names, *regret_named, "end entropy", "rollouts", "seconds"]
     return rows_of_markdown(head, rows)
 
 

@@ -736,6 +736,12 @@ def test_regret_by_hand_and_every_table_prints():
     assert only[0] == "| own less | test, greedy |" and "+0.050" in only[2]
     assert tables.markdown(result, ["test, greedy"]).splitlines()[0].startswith(
         "|  | test, greedy | regret")  # fmt: skip
+    none = {"cells": [cell(arm, "r", seed, x) for seed in (0, 1)
+                      for arm, x in (("sft", 0.2), ("own", 0.5))]}  # fmt: skip
+    assert [line.split(" | ")[:2] for line in tables.markdown(none, ["test"]).splitlines()] == [
+        ["| ", "test"], ["|---|---|---|---|---|"], ["| own", "0.500 [0.500, 0.500]"],
+        ["| sft", "0.200 [0.200, 0.200]"]]  # fmt: skip
+    assert "regret" not in tables.markdown(none)
     for name in COMMITTED:
         tables.print_result(shipped(name), console)
 
