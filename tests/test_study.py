@@ -138,6 +138,28 @@ def test_the_page_of_results_shows_regimes_and_second_task_as_they_are_stored():
         assert tables.differences_markdown(result, arm, shown, halves) in page
 
 
+def test_the_readme_s_table_of_regimes_follows_from_the_stored_runs():
+    readme = (DATA.parent / "README.md").read_text(encoding="utf-8")
+    named = {"mu alone": "amft", "default": "amft_full-equal", "exploration": "rl",
+             "imitation": "sft", "SFT→RL": "sft_then_rl", "CHORD-mu": "chord_mu",
+             "mu = .5": "fixed-.5", "the cut": "cut_low"}  # fmt: skip
+    result = shipped("regimes")
+    halves = {word: [r for r in tables.regimes_of(result) if word in r]
+              for word in ("clean", "wrong")}  # fmt: skip
+    right = {}
+    for arm in ("amft", "amft_full-equal"):
+        made = tables.differences_markdown(result, arm, ["test", "ood_rule"], halves)
+        for line in made.splitlines()[2:]:
+            other, test, new_rule, clean, wrong = line.strip("| ").split(" | ")
+            right[arm, other] = [test, clean, wrong, new_rule]
+    shown = readme.split("| difference in success |")[1].split("\n\n")[0].splitlines()[2:]
+    rows = [line.strip("| ").split(" | ") for line in shown]
+    assert len(rows) == 12
+    for words, *told in rows:
+        arm, other = words.split(" less ")
+        assert told == right[named[arm], named[other]], words
+
+
 def test_the_page_s_table_of_efficiency_is_that_of_the_curves():
     page = (DATA / "studies" / "README.md").read_text(encoding="utf-8")
     section = page[page.index("## efficiency") : page.index("## arithmetic: five seeds")]
