@@ -482,6 +482,11 @@ def _check_model(c: ModelConfig) -> None:
         )
     if c.quantization == "nf4" and c.lora_rank == 0:
         raise ConfigError("4-bit weights cannot be trained; quantization nf4 needs lora_rank >= 1.")
+    if c.quantization == "nf4" and c.vllm != "off":
+        raise ConfigError(
+            f"vllm {c.vllm} does not work with quantization nf4: every merge of the adapters into "
+            f"4-bit weights would round them again; set vllm=off or quantization=none."
+        )
     rollouts, parts = c.prompts_per_step * c.rollouts_per_prompt, c.accumulation * c.processes
     if rollouts % parts:
         raise ConfigError(

@@ -103,7 +103,7 @@ def unflatten_into(vector: Tensor, parameters: Iterable[Tensor]) -> None:
 
 def norm(vector: Tensor, reduce: Reduce | None = None) -> Tensor:
     """Euclidean norm; of all parts together where `reduce` is given."""
-    return vector.norm() if reduce is None else reduce((vector.double() ** 2).sum()).sqrt()
+    return vector.norm() if reduce is None else _double_norm(vector, reduce)
 
 
 def clip_by_norm(grad: Tensor, max_norm: float | None, reduce: Reduce | None = None) -> Tensor:
@@ -115,10 +115,13 @@ def _clip_factor(grad: Tensor, max_norm: float, reduce: Reduce | None) -> Tensor
     return (max_norm / (norm(grad, reduce) + 1e-6)).clamp(max=1.0).to(grad.dtype)
 
 
-def adam_state(optimizer: torch.optim.Optimizer, max_norm: float | None = None) -> AdamState:
+def adam_state(
+    optimizer: torch.optim.Optimizer, max_norm: float | None = None, decay: bool = True
+) -> AdamState:
     """Read the state of an Adam or AdamW; before its first step the moments are zeros.
 
-    Vectors follow the order of the optimiser's groups.
+    Vectors follow the order of the optimiser's groups. Without `decay` AdamW's weight decay is left
+    out, which costs copies of all weights and is the same at every mu: no direction needs it.
 
     Raises:
         TypeError: another optimiser (its update rule is not `adam_update`).
@@ -141,12 +144,14 @@ def adam_state(optimizer: torch.optim.Optimizer, max_norm: float | None = None) 
     if len(steps) > 1:
         raise ValueError(f"parameters have taken different numbers of steps: {sorted(steps)}")
     zero = [torch.zeros_like(p) for p in params]
-    decays = [group["weight_decay"] for group in groups]
-    decay = decays[0]
+    decoupled = bool(first.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)))
+    dropped = decoupled and not decay
+    decays = [0.0 if dropped else group["weight_decay"] for group in groups]
+    rate = decays[0]
     if len(set(decays)) > 1:  # transformers' Trainer spares biases and norms
         sizes = [sum(local(p).numel() for p in group["params"]) for group in groups]
         each = torch.tensor(decays, dtype=params[0].dtype, device=params[0].device)
-        decay = each.repeat_interleave(torch.tensor(sizes, device=each.device))
+        rate = each.repeat_interleave(torch.tensor(sizes, device=each.device))
     return AdamState(
         exp_avg=flatten(s.get("exp_avg", z) for s, z in zip(state, zero, strict=True)),
         exp_avg_sq=flatten(s.get("exp_avg_sq", z) for s, z in zip(state, zero, strict=True)),
@@ -154,10 +159,8 @@ def adam_state(optimizer: torch.optim.Optimizer, max_norm: float | None = None) 
         lr=float(first["lr"]),
         betas=tuple(first["betas"]),
         eps=first["eps"],
-        weight_decay=decay,
-        decoupled=bool(
-            first.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
-        ),
+        weight_decay=rate,
+        decoupled=decoupled,
         params=flatten(params) if any(decays) else None,
         max_norm=max_norm,
         reduce=shard_reduce(params),

@@ -291,8 +291,8 @@ class _Planner:
         words = f"{rows} x 12 B x {s.vocab_size:,}"
         return [*self.passing(rows), cache, Part("choosing tokens", choice, words)]
 
-    def backward(self, sequences: int) -> list[Part]:
-        """Of one micro-batch of so many `sequences`."""
+    def backward(self, sequences: int, with_entropy: bool = False) -> list[Part]:
+        """Of one micro-batch of so many `sequences`; the entropy's gradient is a table more."""
         c, s, rows = self.config, self.shape, min(self.rows, sequences)
         length = c.max_prompt_tokens + self.new
         layer = self.layer
@@ -307,8 +307,9 @@ class _Planner:
         else:
             words = f"{here}{s.num_hidden_layers} layers x {layer:,} B"
             kept = Part("activations", rows * length * s.num_hidden_layers * layer, words)
-        wide = rows * self.new * s.vocab_size * LOGIT_BYTES
-        words = f"{rows} rows x {self.new} tokens x {s.vocab_size:,} x {LOGIT_BYTES} B"
+        a_logit = LOGIT_BYTES + 4 * with_entropy
+        wide = rows * self.new * s.vocab_size * a_logit
+        words = f"{rows} rows x {self.new} tokens x {s.vocab_size:,} x {a_logit} B"
         logits = Part("logits", wide, words)
         parts = [*self.passing(rows), self.vectors("gradients", 1), kept, logits]
         return [*parts, *self.looking_back(rows)]
@@ -349,7 +350,8 @@ class _Planner:
             answers = c.validation_prompts * c.validation_rollouts // self.processes
             aside += _named("pixels of validation", self.pixels(answers))
             moments["validation rollouts"] = [*base, *aside, *self.sampling(answers)]
-            moments["validation backward"] = [*base, *aside, *self.backward(answers)]
+            pushed = rule.options.entropy_form == "gradient"
+            moments["validation backward"] = [*base, *aside, *self.backward(answers, pushed)]
             moments["meta step"] = [
                 *base,
                 self.vectors("g_RL, g_SFT, grad U", 3),
@@ -404,6 +406,11 @@ class _Planner:
             )
         if self.processes > 1 and not self.sharded:
             notes.append("Every GPU holds the whole model (DDP): more GPUs save time, not memory.")
+        if c.advantage == "gae":
+            notes.append(
+                "The value head's passes are not counted: hidden states of all layers and logits "
+                "of prompt and answer, in float32. Take advantage=group for large models."
+            )
         if self.sharded:
             notes.append("Sharded by FSDP2 (configs/launch/), each GPU with its part.")
         return notes

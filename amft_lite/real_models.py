@@ -12,6 +12,7 @@ Left out: adapters that somebody else has trained, 4-bit weights that are sharde
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
         PreTrainedTokenizerBase,
         ProcessorMixin,
     )
+
+
+#: Of a checkpoint, what `amft_lite.trainer` adds to transformers' files.
+STATE = "amft_state.pt"
 
 
 class ModelError(ValueError):
@@ -130,7 +135,11 @@ def load_model(
             f"backend unsloth has not been tried with pictures, which {task} shows; use backend "
             f"transformers."
         )
-    start_backend(backend)  # before transformers, too
+    start_backend(backend)
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        from accelerate import PartialState
+
+        PartialState()  # transformers asks it who reads the weights: one process, not all
     quiet_transformers()
     if lora_rank:
         need("peft", "lora_rank", "train")
@@ -176,7 +185,7 @@ def load_model(
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             policy = wrap(
-                policy, lora_rank, lora_alpha, lora_dropout, gradient_checkpointing == "on"
+                policy, lora_rank, lora_alpha, lora_dropout, gradient_checkpointing == "on", seed
             )
     return policy.eval(), tokenizer
 
@@ -193,12 +202,11 @@ def keep_differentiable(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def need(package: str, wish: str, extra: str) -> None:
-    """ModelError unless `package` is installed."""
+def need(package: str, wish: str, extra: str = "", by: str = "") -> None:
+    """ModelError unless `package` is installed; an `extra` of ours brings it, or `by`."""
     if importlib.util.find_spec(package) is None:
-        raise ModelError(
-            f"{wish} needs the package {package}; `pip install 'amft-lite[{extra}]'` brings it."
-        )
+        by = by or f"amft-lite[{extra}]"
+        raise ModelError(f"{wish} needs the package {package}; `pip install '{by}'` brings it.")
 
 
 def _reading(name: str, read: Callable[[], Any]) -> Any:
@@ -257,7 +265,9 @@ def _quantized(
     }
 
 
-def _adapters(policy: Any, rank: int, alpha: int, dropout: float, checkpointing: bool) -> Any:
+def _adapters(
+    policy: Any, rank: int, alpha: int, dropout: float, checkpointing: bool, seed: int
+) -> Any:
     """LoRA on every linear layer but the output, through peft; adapters are float32. In a
     vision-language model on those of its language model (`adapter_places`)."""
     from peft import LoraConfig, get_peft_model
@@ -287,7 +297,7 @@ def _unsloth(
 
 
 def _unsloth_adapters(
-    policy: Any, rank: int, alpha: int, dropout: float, checkpointing: bool
+    policy: Any, rank: int, alpha: int, dropout: float, checkpointing: bool, seed: int
 ) -> Any:
     from unsloth import FastLanguageModel
 
@@ -298,4 +308,5 @@ def _unsloth_adapters(
         lora_dropout=dropout,
         target_modules="q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split(),
         use_gradient_checkpointing="unsloth" if checkpointing else False,
+        random_state=seed,
     )

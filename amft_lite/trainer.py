@@ -37,6 +37,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from amft_lite import objectives
@@ -55,7 +56,7 @@ from amft_lite.meta_gradient import (
 )
 from amft_lite.methods import Method
 from amft_lite.models import token_logps
-from amft_lite.real_models import keep_differentiable
+from amft_lite.real_models import STATE, keep_differentiable
 from amft_lite.tasks import Completion
 from amft_lite.trainer_batches import (
     Answers,
@@ -67,6 +68,7 @@ from amft_lite.trainer_batches import (
 )
 from amft_lite.trainer_dialogues import DialogueTrainer, MakeEpisode
 from amft_lite.trainer_inputs import (
+    NO_VLLM_WITH_4_BITS,
     AMFTConfig,
     TrainerInputError,
     as_dataset,
@@ -86,8 +88,6 @@ from amft_lite.vision_models import sees
 from amft_lite.weighting import Rule, Signals
 
 __all__ = ["AMFTConfig", "AMFTTrainer", "TrainerInputError"]
-
-STATE = "amft_state.pt"
 
 
 class AMFTTrainer(DialogueTrainer):
@@ -168,6 +168,12 @@ class AMFTTrainer(DialogueTrainer):
         for p, value in zip(trained, values, strict=True):
             if p.dtype != value.dtype:  # TRL makes a 4-bit model's adapters bf16, in which small
                 p.data = value.to(p.device)  # steps vanish and which fp16's scaler cannot take
+        if getattr(self.model, "is_loaded_in_4bit", False):
+            if args.use_vllm:
+                raise TrainerInputError(NO_VLLM_WITH_4_BITS)
+            for p in self.model.parameters():  # those that TRL itself has made (peft_config)
+                if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16):
+                    p.data = p.data.float()
         keep_differentiable(self.model)
         self._keep_images_out_of_answers()
         if str(self.accelerator.distributed_type).endswith("DEEPSPEED"):
@@ -176,6 +182,9 @@ class AMFTTrainer(DialogueTrainer):
             raise TrainerInputError(
                 "AMFTTrainer needs FSDP's version 2; set fsdp_version: 2 in accelerate's config."
             )
+        if self._shards:
+            # gradients are reduced at every micro-batch; else FSDP keeps whole ones, in bf16
+            self.accelerator.gradient_state.plugin_kwargs["sync_each_batch"] = True
         for name in ("sft_batch_size", "validation_prompts"):
             if getattr(args, name) % self.accelerator.num_processes:
                 raise TrainerInputError(
@@ -264,10 +273,11 @@ class AMFTTrainer(DialogueTrainer):
             nll=facts.get("nll", math.nan),
         )  # fmt: skip
         finite = all(self._is_finite(g) for g in (grad_sft, grad_rl) if g is not None)
+        facts["mu_skipped"] = float(not finite)
         if not finite:  # fp16's scaler is about to skip this step; so does the rule
             return self.rule.mu
         if self.rule.validation and since % self.rule.every == 0:
-            signals.adam = adam_state(self._adam, args.max_grad_norm or None)
+            signals.adam = adam_state(self._adam, args.max_grad_norm or None, decay=False)
             number = since // self.rule.every
             if self.rule.validation == "reward":
                 self._measure_utility(model, number, signals, facts)
@@ -276,6 +286,7 @@ class AMFTTrainer(DialogueTrainer):
                 rows = self._rows(self.validation_dataset, n, number, "validation")
                 signals.grad_validation_nll, _ = self._nll_gradient(model, rows)
             if not self._is_finite(signals.grad_utility):
+                facts["mu_skipped"] = 1.0
                 return self.rule.mu
         mu = self.rule.update(signals)
         facts |= {f"mu_{name}": part for name, part in self.rule.parts.items()}
@@ -298,6 +309,11 @@ class AMFTTrainer(DialogueTrainer):
         return shard_reduce(self._parameters)
 
     @property
+    def _shards(self) -> bool:
+        """Whether parameters are sharded by FSDP2."""
+        return bool(getattr(self.accelerator, "is_fsdp2", False))
+
+    @property
     def _scale(self) -> float:
         """What fp16's scaler has multiplied gradients with."""
         scaler = self.accelerator.scaler
@@ -316,17 +332,18 @@ class AMFTTrainer(DialogueTrainer):
         unflatten_into(grad if self._scale == 1.0 else grad * self._scale, self._parameters)
 
     def _is_finite(self, grad: Tensor | None) -> bool:
-        if grad is None or self.accelerator.scaler is None:
+        if grad is None:
             return True
         bad = (~grad.isfinite()).any().float()
         return not bool(bad if self._reduce is None else self._reduce(bad))
 
     def _backward(self, model, parts: Sequence[Answers], loss_of: Callable) -> float:
-        """Backward of `loss_of(part, logits)` over micro-batches, synchronised at the last one."""
+        """Backward of `loss_of(part, logits)` over micro-batches, synchronised at the last one (of
+        a sharded model at each)."""
         value = 0.0
         for i, part in enumerate(parts):
-            last = i + 1 == len(parts)
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+            now = self._shards or i + 1 == len(parts)
+            with contextlib.nullcontext() if now else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     loss = loss_of(part, self._logits(model, part))
                 self.accelerator.backward(loss)
@@ -457,8 +474,7 @@ class AMFTTrainer(DialogueTrainer):
             logps = token_logps(logits, part.tokens)
             loss = objectives.policy_gradient_loss(logps, part.advantages, part.mask, len(rewards))
             if pushed:
-                entropy = objectives.token_entropy(logits)
-                share = objectives.masked_mean(entropy, part.mask, tokens)
+                share = objectives.masked_mean(entropy_of(logits), part.mask, tokens)
                 loss = loss - args.entropy_beta * share
             return loss
 
@@ -650,3 +666,11 @@ class AMFTTrainer(DialogueTrainer):
         if self.critic is not None:
             self.critic.load_state_dict(state["critic"])
             self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+
+
+def entropy_of(logits: Tensor, size: int = 256) -> Tensor:
+    """`objectives.token_entropy`, by `size` tokens at a time and computed again in the backward
+    pass: autograd keeps no [B, T, V] table but the logits themselves."""
+    pieces = [checkpoint(objectives.token_entropy, part, use_reentrant=False)
+              for part in logits.split(size, dim=1)]  # fmt: skip
+    return torch.cat(pieces, dim=1)

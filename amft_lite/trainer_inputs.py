@@ -177,6 +177,12 @@ def known_method(method: str | Rule | Method) -> Method:
     return found
 
 
+NO_VLLM_WITH_4_BITS = (
+    "vLLM does not work with 4-bit weights, which every merge of the adapters into them would "
+    "round again; set vllm=off (use_vllm=False), or quantization=none."
+)
+
+
 def refuse_setting(args: AMFTConfig, kwargs: dict) -> None:
     """What cannot work in this setting, whatever the data."""
     if args.advantage == "gae" and "unsloth" in sys.modules and torch.cuda.is_available():
@@ -184,9 +190,20 @@ def refuse_setting(args: AMFTConfig, kwargs: dict) -> None:
             "advantage='gae' does not work with unsloth on a GPU, which replaces TRL's loss; use "
             "advantage='group', or the transformers backend."
         )
+    if args.n_gpu > 1:
+        raise TrainerInputError(
+            f"this process sees {args.n_gpu} GPUs, and would train on copies by DataParallel; show "
+            f"it one (CUDA_VISIBLE_DEVICES=0), or start a process for each by torchrun."
+        )
+    own = kwargs.get("optimizers", (None, None))[0]
+    if own is not None and not isinstance(getattr(own, "optimizer", own), torch.optim.Adam):
+        raise TrainerInputError(
+            f"optimizers must hold torch's Adam or AdamW, not {type(own).__name__}: the "
+            "meta-gradient applies the optimiser's own update rule."
+        )
     optim = getattr(args.optim, "value", args.optim)
     ours = optim in ("adamw_torch", "adamw_torch_fused")
-    if kwargs.get("optimizers", (None, None))[0] is None and not ours:
+    if own is None and not ours:
         raise TrainerInputError(
             f"optim must be adamw_torch or adamw_torch_fused, not {optim}: the meta-gradient "
             "applies the optimiser's own update rule, and knows Adam's."

@@ -30,7 +30,7 @@ import torch
 from amft_lite.config import ConfigError, ModelConfig
 from amft_lite.evaluation import Evaluation, graded
 from amft_lite.provenance import provenance
-from amft_lite.real_models import ModelError, compute_dtype, find_model, load_model, need
+from amft_lite.real_models import STATE, ModelError, compute_dtype, find_model, load_model, need
 from amft_lite.runs import Interrupted, Progress, Run, RunError, to_json
 from amft_lite.tasks import Completion, Demonstration, Episode, Example, is_dialogue
 from amft_lite.tasks.cards import draw_hand
@@ -83,6 +83,8 @@ class ModelRun(Run):
         try:
             for package in ("trl", "accelerate", "datasets"):
                 need(package, "model", "train")
+            if self.config.vllm != "off":
+                need("vllm", f"vllm={self.config.vllm}", by="trl[vllm]")
             find_model(self.config.model, self.config.task)
         except ModelError as error:
             raise ConfigError(f"model: {error}") from None
@@ -152,8 +154,6 @@ class ModelRun(Run):
 
         The trainer's own state is written last: one file, or one a process of a sharded model.
         """
-        from amft_lite.trainer import STATE
-
         halves = []
         for folder in sorted(self.checkpoints.glob("checkpoint-*"), key=step_of, reverse=True):
             parts = len(list(folder.glob(f"*-{STATE}")))
@@ -417,6 +417,16 @@ class ModelRun(Run):
             super().write(name, text, append)
 
 
+def asked_of_any(stop: bool) -> bool:
+    """Whether any process was asked to stop: all save together, or those who do wait for ever."""
+    if not torch.distributed.is_initialized():
+        return stop
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    asked = torch.tensor(float(stop), device=device)
+    torch.distributed.all_reduce(asked)
+    return bool(asked > 0)
+
+
 def step_of(checkpoint: Path) -> int:
     """The step of a folder checkpoint-<step>."""
     return int(checkpoint.name.rsplit("-", 1)[1])
@@ -455,6 +465,7 @@ def trainer_config(
             output_dir=str(folder),
             max_steps=c.steps,
             per_device_train_batch_size=rows,
+            per_device_eval_batch_size=rows,  # TRL's, of validation rollouts
             gradient_accumulation_steps=c.accumulation,
             num_generations=c.rollouts_per_prompt,
             num_iterations=c.inner_epochs,
@@ -520,7 +531,7 @@ def _recorder(run: ModelRun, on_progress: Callable[[Progress], None], stop: Call
         def on_step_end(self, args, state, control, **_):
             self.seconds = time.perf_counter() - self.started
             control.should_log = True
-            if stop():
+            if asked_of_any(stop()):
                 control.should_save = control.should_training_stop = True
             if state.global_step == c.steps:
                 control.should_save = True

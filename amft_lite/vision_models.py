@@ -24,6 +24,8 @@ SIDE = 448
 #: model_type -> inputs without which such a model cannot see, and which TRL's GRPOTrainer (1.14,
 #: `_get_per_token_logps_and_entropies`) hands on to no forward pass of its training.
 NOT_PASSED = {"mllama": "aspect_ratio_ids, aspect_ratio_mask and cross_attention_mask"}
+#: Families whose pictures are cut into tiles, several to a row of pixels that is cut by rows here.
+TILED = ("internvl", "lfm2_vl")
 
 
 def sees(config: PretrainedConfig) -> bool:
@@ -37,6 +39,11 @@ def sees(config: PretrainedConfig) -> bool:
 
 def why_not(config: PretrainedConfig) -> str:
     """One sentence for a family that cannot be trained through TRL; empty for all others."""
+    if config.model_type in TILED:
+        return (
+            f"models of the family {config.model_type} cannot be trained here, as their pictures "
+            f"come in tiles, which micro-batches would mix up; take a Qwen2.5-VL, for example."
+        )
     if config.model_type not in NOT_PASSED:
         return ""
     return (

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from amft_lite import gate
+from amft_lite.trl_run import asked_of_any
 from tests.parity import in_model_order, trainer
 from tests.test_trainer_parity import stop_after
 
@@ -69,6 +70,8 @@ def sharded(out: str, shard: bool) -> None:
         fully_shard(model)
     parameters = list(model.parameters())
     # not all sizes divide by 2, decay differs by group, and clipping is on
+    asked = [asked_of_any(rank == 1), asked_of_any(False)]
+    written = sampled_in_step(model, ends_at_once=rank == 0) if shard else 0
     groups = [{"params": [p for p in parameters if p.dim() == k], "weight_decay": 0.1 * (k - 1)}
               for k in (1, 2)]  # fmt: skip
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
@@ -100,8 +103,26 @@ def sharded(out: str, shard: bool) -> None:
         facts.append({"dots": dots, "norms": norms, "mu": mu, "signal": rule.parts["signal"]})
     whole = [p.full_tensor() if shard else p for p in parameters]
     weights = torch.cat([p.detach().flatten() for p in whole])
-    torch.save({"facts": facts, "weights": weights}, Path(out) / f"rank{rank}.pt")
+    torch.save(
+        {"facts": facts, "weights": weights, "asked": asked, "written": written},
+        Path(out) / f"rank{rank}.pt",
+    )
     torch.distributed.destroy_process_group()
+
+
+def sampled_in_step(model, ends_at_once: bool) -> tuple[int, int]:
+    """Of an answer that ends at its first token, or never, in a process beside another: its tokens,
+    and how often the model was called for it."""
+    ids, end = torch.ones((1, 3), dtype=torch.long), list(range(model.config.vocab_size))
+    calls = []
+    counter = model.register_forward_pre_hook(lambda *_: calls.append(1))
+    made = model.eval().generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False,
+        eos_token_id=end if ends_at_once else None, pad_token_id=0,
+    )  # fmt: skip
+    counter.remove()
+    model.train()
+    return int((made[0, 3:] != 0).sum()), len(calls)
 
 
 if __name__ == "__main__":

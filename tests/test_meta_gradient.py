@@ -389,3 +389,13 @@ def test_adam_state_knows_whose_weight_decay_it_is():
     p = [torch.zeros(2, requires_grad=True)]
     assert mg.adam_state(AdamW(p)).decoupled and not mg.adam_state(Adam(p)).decoupled
     assert mg.adam_state(Adam(p)).params is None and mg.adam_state(AdamW(p)).params is not None
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+def test_a_direction_without_adamw_s_decay_is_the_same_and_holds_no_weights(kind):
+    _, optimizer, g_sft, g_rl = warm(functools.partial(kind, weight_decay=0.3))
+    whole = mg.adam_state(optimizer, max_norm=0.5)
+    lean = mg.adam_state(optimizer, max_norm=0.5, decay=False)
+    assert (lean.params is None) == (kind is AdamW) and whole.params is not None
+    one, other = (mg.adam_direction(g_sft, g_rl, state, 0.4) for state in (whole, lean))
+    assert difference(one, other) < 1e-11

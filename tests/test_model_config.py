@@ -44,6 +44,7 @@ def test_its_other_keys_are_refused_without_it(key):
         ({"micro_batch": 4}, "`accumulation`"),
         ({"threads": 2}, "OMP_NUM_THREADS"),
         ({"quantization": "nf4", "lora_rank": 0}, "lora_rank >= 1"),
+        ({"quantization": "nf4", "lora_rank": 8, "vllm": "server"}, "does not work with quantiz"),
         ({"quantization": "nf8"}, "must be one of none, nf4"),
         ({"dtype": "bf16"}, "must be one of auto, float32"),
         ({"lora_dropout": 1.0}, "below 1"),
@@ -77,7 +78,7 @@ def test_on_and_off_may_be_written_bare_in_yaml(tmp_path):
 
 
 def test_a_resolved_config_reads_back_as_itself(tmp_path):
-    text = "model=Qwen/Qwen2.5-1.5B quantization=nf4 lora_rank=8 accumulation=4 vllm=colocate"
+    text = "model=Qwen/Qwen2.5-1.5B quantization=nf4 lora_rank=8 accumulation=4 dtype=float16"
     config = build({"method": "published"}, parse_assignments(text.split()))
     (tmp_path / "c.yaml").write_text(to_yaml(config))
     again = build(read_file(tmp_path / "c.yaml"))

@@ -76,3 +76,7 @@ def test_sharded_gradients_have_the_dot_products_of_whole_ones(tmp_path):
         assert together["mu"] == pytest.approx(alone["mu"], abs=1e-4)
     assert len({fact["mu"] for fact in whole["facts"]}) == 3  # mu has moved each time
     assert relative(left["weights"], whole["weights"]) < 1e-4
+    assert whole["asked"] == [False, False] and left["asked"] == right["asked"] == [True, False]
+    # one process's answer ends at once; its weights are asked for until the other's is done, or
+    # that would wait for ever (torch marks sharded models, and transformers looks for the mark)
+    assert (left["written"], right["written"]) == ((1, 6), (6, 6))

@@ -41,7 +41,8 @@ def test_environment_yml_installs_this_package_with_extras_that_exist():
     assert "python=3.11" in environment["dependencies"] and "pip" in environment["dependencies"]
     assert ">=3.11" in PYPROJECT["project"]["requires-python"]
     [pip] = [part["pip"] for part in environment["dependencies"] if isinstance(part, dict)]
-    [line] = pip
+    exact, line = pip
+    assert exact == "-c constraints.txt"
     assert line.startswith("-e .[") and line.endswith("]")
     asked = set(line[len("-e .[") : -1].split(","))
     assert {"train", "gpu", "course"} <= asked <= set(EXTRAS)

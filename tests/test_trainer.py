@@ -1,5 +1,6 @@
 """AMFTTrainer's own promises: resume, refusals, what it pays for, what it needs of TRL."""
 
+import functools
 import inspect
 import json
 import math
@@ -11,8 +12,10 @@ from trl import GRPOTrainer
 
 from amft_lite import trainer_inputs as ti
 from amft_lite.models import word_tokenizer
+from amft_lite.objectives import token_entropy
+from amft_lite.real_models import STATE
 from amft_lite.tasks import load_task
-from amft_lite.trainer import STATE, AMFTConfig, AMFTTrainer, TrainerInputError
+from amft_lite.trainer import AMFTConfig, AMFTTrainer, TrainerInputError, entropy_of
 from amft_lite.weighting import RULES
 from tests.parity import Recording, policy, trainer
 from tests.test_trainer_parity import stop_after
@@ -46,15 +49,16 @@ def reward(completions, **_):
 
 def make(folder, reward=reward, model=None, callbacks=None, **given):
     tiny, tokenizer = policy()
-    names = ("train", "sft", "validation", "method", "peft_config")
+    names = ("train", "sft", "validation", "method", "peft_config", "optimizers")
     data = {
         "train": rows("train"), "sft": DEMOS, "validation": rows("validation"), "method": "amft",
-        "peft_config": None,
+        "peft_config": None, "optimizers": (None, None),
     } | {k: given.pop(k) for k in names if k in given}  # fmt: skip
     return AMFTTrainer(
         model or tiny, reward, settings(folder, **given), data["train"],
         sft_dataset=data["sft"], validation_dataset=data["validation"], method=data["method"],
         processing_class=tokenizer, peft_config=data["peft_config"], callbacks=callbacks,
+        optimizers=data["optimizers"],
     )  # fmt: skip
 
 
@@ -287,6 +291,40 @@ def test_adapters_of_a_4_bit_model_are_trained_as_they_were_given(tmp_path):
                for n, p in model.named_parameters() if p.requires_grad)  # fmt: skip
 
 
+def test_adapters_that_trl_makes_for_a_4_bit_model_are_float32(tmp_path):
+    from peft import LoraConfig
+
+    from amft_lite.real_models import load_model
+
+    model, _ = load_model("tiny", quantization="nf4", lora_rank=4, dtype="bfloat16")
+    peft = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    made = make(tmp_path, model=model.unload(), bf16=True, peft_config=peft)
+    adapters = [p for n, p in made.model.named_parameters() if "lora_" in n]
+    assert adapters and all(p.dtype == torch.float32 and p.requires_grad for p in adapters)
+
+
+def test_the_entropy_of_a_utility_keeps_no_table_but_the_logits():
+    """Same numbers and gradients; what autograd keeps is counted."""
+    logits = torch.randn(2, 7, 50, generator=torch.Generator().manual_seed(0))
+    found, kept = [], []
+    for entropy in (token_entropy, functools.partial(entropy_of, size=3)):
+        x, large = logits.clone().requires_grad_(), {}
+
+        def keep(t, large=large):
+            if t.numel() >= 50 * 6:  # tables, not masks of tokens
+                large[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            out = entropy(x)
+        kept.append(sum(large.values()))
+        (out * torch.arange(14.0).view(2, 7)).sum().backward()
+        found.append((out.detach(), x.grad))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-7)
+    assert kept[0] > logits.nbytes and kept[1] <= logits.nbytes
+
+
 def test_bf16_weights_train_with_float32_averages(tmp_path):
     model, _ = policy()
     made = make(tmp_path, model=model.to(torch.bfloat16), bf16=True)
@@ -388,6 +426,8 @@ def test_messages_are_split_before_the_expert_s(tmp_path):
         ({"width": 0.0}, "width must be above 0, not 0.0"),
         ({"validation_rollouts": 1}, "validation_rollouts must be at least 2, not 1"),
         ({"optim": "adafactor"}, "optim must be adamw_torch or adamw_torch_fused, not adafactor"),
+        ({"optimizers": (torch.optim.SGD([torch.zeros(1)], 0.1), None)},
+         "optimizers must hold torch's Adam or AdamW, not SGD"),
         ({"steps_per_generation": 4, "save_strategy": "steps", "save_steps": 6},
          "save_steps (6) must be a multiple of 4"),
     ],
@@ -404,6 +444,14 @@ def test_settings_for_a_method_that_only_the_loop_has_are_refused():
     for name, sentence in (("hpt", "works in runs without `model` only"), ("x", "no method is")):
         with pytest.raises(TrainerInputError, match=sentence):
             AMFTConfig.for_method(name)
+
+
+def test_a_process_that_sees_several_gpus_is_refused(tmp_path):
+    args = settings(tmp_path)
+    ti.refuse_setting(args, {})
+    args._n_gpu = 2
+    with pytest.raises(TrainerInputError, match=r"sees 2 GPUs.*CUDA_VISIBLE_DEVICES=0"):
+        ti.refuse_setting(args, {})
 
 
 def test_a_trace_that_begins_by_exploring_still_has_its_demonstrations(tmp_path):

@@ -196,6 +196,7 @@ def test_torchrun_trains_one_run_in_two_processes(tmp_path):
         ({"method": "official_code"}, "works in runs without `model` only"),
         ({"chat": "on"}, "chat: the tokenizer of tiny has no chat template"),
         ({"eval_samples": 1}, "eval_samples must be at least 2"),
+        ({"vllm": "colocate"}, "vllm=colocate needs the package vllm; `pip install 'trl[vllm]'`"),
         ({"save_every": 3, "inner_epochs": 2}, "save_steps (3) must be a multiple of 2"),
     ],
 )  # fmt: skip
@@ -247,6 +248,8 @@ def test_every_setting_of_the_loop_reaches_the_trainer(tmp_path):
         base = vars(trainer_config(build({**other, key: vars(plain)[key]}), tmp_path, 14))
         assert str(after) != str(base), key
     assert before["shuffle_dataset"] is False
+    rows = before["per_device_train_batch_size"]  # TRL's passes over validation rollouts, too
+    assert before["per_device_eval_batch_size"] == rows != 8  # transformers' default
 
 
 SMOLLM2 = (cache_folder() / "config.json").is_file() or (

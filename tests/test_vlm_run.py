@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, MllamaConfig
+from transformers import AutoModelForImageTextToText, InternVLConfig, MllamaConfig
 from typer.testing import CliRunner
 
 from amft_lite import trl_run
@@ -214,7 +214,13 @@ def test_other_models_are_refused_before_their_weights_are_read(tmp_path, folder
     text = str(base_folder("general_points"))
     mllama = tmp_path / "mllama"
     MllamaConfig().save_pretrained(mllama)  # there are no weights
-    for model, sentence in ((text, "reads text alone"), (str(mllama), "mllama cannot be trained")):
+    tiled = tmp_path / "internvl"
+    InternVLConfig().save_pretrained(tiled)
+    for model, sentence in (
+        (text, "reads text alone"),
+        (str(mllama), "mllama cannot be trained"),
+        (str(tiled), "internvl cannot be trained here, as their pictures come in tiles"),
+    ):
         done = amft("run", "--out", tmp_path / "r", *words(model))
         assert done.exit_code == 2, done.output
         assert sentence in " ".join(done.output.split())

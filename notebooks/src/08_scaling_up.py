@@ -25,7 +25,7 @@
 #
 # *About a minute on one CPU core, 75 minutes with the exercises, under 1 GB of memory
 # (3 GB where SmolLM2 is installed). Needs the extra `amft-lite[train]` and notebooks 02
-# to 04. It runs on the CPU even beside a GPU; the planner speaks about your card.*
+# to 04. Only section 5 uses a GPU if there is one; the planner speaks about your card.*
 #
 # > **Sources.** LoRA: arXiv 2106.09685. NF4, double quantisation: QLoRA, arXiv
 # > 2305.14314. The paper's large-scale settings: **second-hand notes** of arXiv
