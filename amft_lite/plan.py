@@ -292,7 +292,8 @@ class _Planner:
         return [*self.passing(rows), cache, Part("choosing tokens", choice, words)]
 
     def backward(self, sequences: int, with_entropy: bool = False) -> list[Part]:
-        """Of one micro-batch of so many `sequences`; the entropy's gradient is a table more."""
+        """Of one micro-batch of so many `sequences`; the entropy's gradient is a table more,
+        in pieces and put together."""
         c, s, rows = self.config, self.shape, min(self.rows, sequences)
         length = c.max_prompt_tokens + self.new
         layer = self.layer
@@ -307,7 +308,7 @@ class _Planner:
         else:
             words = f"{here}{s.num_hidden_layers} layers x {layer:,} B"
             kept = Part("activations", rows * length * s.num_hidden_layers * layer, words)
-        a_logit = LOGIT_BYTES + 4 * with_entropy
+        a_logit = LOGIT_BYTES + 8 * with_entropy
         wide = rows * self.new * s.vocab_size * a_logit
         words = f"{rows} rows x {self.new} tokens x {s.vocab_size:,} x {a_logit} B"
         logits = Part("logits", wide, words)

@@ -12,7 +12,6 @@ Left out: adapters that somebody else has trained, 4-bit weights that are sharde
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -136,10 +135,6 @@ def load_model(
             f"transformers."
         )
     start_backend(backend)
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-        from accelerate import PartialState
-
-        PartialState()  # transformers asks it who reads the weights: one process, not all
     quiet_transformers()
     if lora_rank:
         need("peft", "lora_rank", "train")

@@ -81,6 +81,7 @@ from amft_lite.trainer_inputs import (
     refuse_family,
     refuse_leaks,
     refuse_long_dialogues,
+    refuse_optimizer,
     refuse_other_config,
     refuse_setting,
 )
@@ -142,6 +143,7 @@ class AMFTTrainer(DialogueTrainer):
             )
             self.sft_dataset = read(sft_dataset)
         if self.rule.validation:
+            refuse_optimizer(kwargs.get("optimizers", (None, None))[0])
             columns = ("prompt", "completion") if self.rule.validation != "reward" else ("prompt",)
             self.validation_dataset = as_dataset("validation_dataset", validation_dataset, columns)
             refuse_leaks(train_dataset, self.sft_dataset, self.validation_dataset)
@@ -168,8 +170,9 @@ class AMFTTrainer(DialogueTrainer):
         for p, value in zip(trained, values, strict=True):
             if p.dtype != value.dtype:  # TRL makes a 4-bit model's adapters bf16, in which small
                 p.data = value.to(p.device)  # steps vanish and which fp16's scaler cannot take
-        if getattr(self.model, "is_loaded_in_4bit", False):
-            if args.use_vllm:
+        few_bits = [getattr(self.model, f"is_loaded_in_{n}bit", False) for n in (4, 8)]
+        if any(few_bits):
+            if args.use_vllm and few_bits[0]:
                 raise TrainerInputError(NO_VLLM_WITH_4_BITS)
             for p in self.model.parameters():  # those that TRL itself has made (peft_config)
                 if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16):

@@ -192,21 +192,24 @@ def refuse_setting(args: AMFTConfig, kwargs: dict) -> None:
         )
     if args.n_gpu > 1:
         raise TrainerInputError(
-            f"this process sees {args.n_gpu} GPUs, and would train on copies by DataParallel; show "
-            f"it one (CUDA_VISIBLE_DEVICES=0), or start a process for each by torchrun."
+            f"this process sees {args.n_gpu} GPUs, and would train on copies or doubled batches; "
+            f"show it one (CUDA_VISIBLE_DEVICES=0), or start a process for each by torchrun."
         )
-    own = kwargs.get("optimizers", (None, None))[0]
+    optim = getattr(args.optim, "value", args.optim)
+    ours = optim in ("adamw_torch", "adamw_torch_fused")
+    if kwargs.get("optimizers", (None, None))[0] is None and not ours:
+        raise TrainerInputError(
+            f"optim must be adamw_torch or adamw_torch_fused, not {optim}: the meta-gradient "
+            "applies the optimiser's own update rule, and knows Adam's."
+        )
+
+
+def refuse_optimizer(own: Any) -> None:
+    """An optimiser given to a method with a meta-gradient, whose update rule is not known."""
     if own is not None and not isinstance(getattr(own, "optimizer", own), torch.optim.Adam):
         raise TrainerInputError(
             f"optimizers must hold torch's Adam or AdamW, not {type(own).__name__}: the "
             "meta-gradient applies the optimiser's own update rule."
-        )
-    optim = getattr(args.optim, "value", args.optim)
-    ours = optim in ("adamw_torch", "adamw_torch_fused")
-    if own is None and not ours:
-        raise TrainerInputError(
-            f"optim must be adamw_torch or adamw_torch_fused, not {optim}: the meta-gradient "
-            "applies the optimiser's own update rule, and knows Adam's."
         )
 
 

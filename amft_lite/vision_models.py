@@ -25,7 +25,7 @@ SIDE = 448
 #: `_get_per_token_logps_and_entropies`) hands on to no forward pass of its training.
 NOT_PASSED = {"mllama": "aspect_ratio_ids, aspect_ratio_mask and cross_attention_mask"}
 #: Families whose pictures are cut into tiles, several to a row of pixels that is cut by rows here.
-TILED = ("internvl", "lfm2_vl")
+TILED = ("internvl", "lfm2_vl", "aya_vision", "cohere2_vision")
 
 
 def sees(config: PretrainedConfig) -> bool:

@@ -130,6 +130,11 @@ def test_the_page_of_results_shows_regimes_and_second_task_as_they_are_stored():
     assert tables.markdown(result) in page
     for arm in ("amft_full-equal", "amft"):
         assert tables.differences_markdown(result, arm, groups=halves) in page
+    result = shipped("confirm")
+    each = {regime: [regime] for regime in tables.regimes_of(result)}
+    assert tables.markdown(result) in page
+    for shown, groups in (([], halves), (["test"], each)):
+        assert tables.differences_markdown(result, "amft_full-equal", shown, groups) in page
     result = shipped("second_task")
     halves = {"test: experts right": ["clean"], "test: half wrong": ["wrong"]}
     shown = ["test", "test, greedy", "ood_choice", "ood_words"]
