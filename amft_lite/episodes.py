@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amft_lite.picture_llama import put_pictures_in
 from amft_lite.sampling import Layers, Rollouts, draw, forward, padding_bias, read_prompts
 
 #: What is said to an answer, as token ids; None ends the dialogue. Called with (row, answer).
@@ -42,6 +41,8 @@ class Shown:
 
     def prompts(self, x: Tensor, ids: Tensor) -> Tensor:
         """Embeddings x [P, L, d] of the prompts ids [P, L], pictures put in."""
+        from amft_lite.picture_llama import put_pictures_in  # of pictures only: loads transformers
+
         self.number = (ids == self.token).sum(1).repeat_interleave(self.n).tolist()
         return put_pictures_in(x, ids, self.seen, self.token)
 

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import lru_cache
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ SECONDS_A_CELL = 25.0  #: where no stored cell tells better
 
 
 def shipped(name: str) -> dict[str, Any]:
-    """The committed result of a study.
+    """The committed result of a study; not to be changed, for the next call gets the same one.
 
     Raises:
         StudyError: none is committed.
@@ -65,6 +66,11 @@ def shipped(name: str) -> dict[str, Any]:
         raise StudyError(
             f"no result of the study {name} is committed (no data/studies/{name}.json)."
         )
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)  # the ledger asks for each study many times, and some are 2 MB of JSON
+def _read(path: Path, written: int) -> dict[str, Any]:
     return unpacked(json.loads(path.read_text(encoding="utf-8")))
 
 

@@ -49,9 +49,9 @@ def test_a_changed_number_in_a_stored_result_makes_the_check_fail(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(claims, "shipped", lambda n, name=name, changed=changed: (
                 changed if n == name else study.shipped(n)))  # fmt: skip
-            wrong = claims.check()
-        assert any(row["id"] in line for line in wrong for row in rows
-                   if row["test"]["study"] == name)  # fmt: skip
+            of_it = [row for row in rows if row["test"]["study"] == name]
+            patch.setattr(claims, "read_claims", lambda of_it=of_it: of_it)
+            assert claims.check(), name
 
 
 def found(overall, **each):

@@ -2,20 +2,26 @@
 and three fixed submissions get the marks they deserve.
 """
 
+import ast
 import copy
 import csv
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 from nbgrader.validator import Validator
 from tools import ROOT, tool
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # nbgrader's and its libraries'
 FULL = sorted(p for p in (ROOT / "notebooks").glob("*.ipynb") if p.stem[:2] != "00")
-#: nbmake runs the others to the end, and a graded cell that fails raises; here one shows nbgrader.
-ONE_OR_ALL = [FULL[0], *(pytest.param(p, marks=pytest.mark.slow) for p in FULL[1:])]
 STUDENT = sorted((ROOT / "notebooks" / "student").glob("*.ipynb"))
+
+
+def one_or_all(paths):
+    """nbmake runs every full version, and a graded cell that fails raises; so one shows the rest of
+    the machinery in every run, and all do in the long one."""
+    return [paths[0], *(pytest.param(p, marks=pytest.mark.slow) for p in paths[1:])]
 
 
 def graded(notebook):
@@ -34,12 +40,30 @@ def solutions(notebook):
     }
 
 
-@pytest.mark.parametrize("path", ONE_OR_ALL, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", one_or_all(FULL), ids=lambda p: p.stem)
 def test_every_graded_cell_of_a_full_version_passes(path):
     assert Validator().validate(str(path)) == {}
 
 
 @pytest.mark.parametrize("path", STUDENT, ids=lambda p: p.stem)
+def test_a_student_version_s_checks_fail_and_nothing_else_needs_an_exercise(path):
+    """So its other cells do what they do in the full version, which nbmake runs to the end."""
+    notebook = nbformat.read(path, as_version=4)
+    checks, stubs, names = graded(notebook), solutions(notebook), {}
+    assert checks.keys() == stubs.keys() != set()
+    for cell in notebook.cells:
+        if cell in stubs.values():
+            exec(cell.source, names)
+        elif cell in checks.values():
+            with pytest.raises(NotImplementedError):
+                exec(cell.source, names)
+        elif cell.cell_type == "code":
+            tree = ast.parse(TransformerManager().transform_cell(cell.source))
+            used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+            assert not used & stubs.keys(), cell.source
+
+
+@pytest.mark.parametrize("path", one_or_all(STUDENT), ids=lambda p: p.stem)
 def test_a_student_version_loads_to_the_end_and_passes_no_check(path):
     notebook = nbformat.read(path, as_version=4)
     place = {"metadata": {"path": str(path.parent)}}
@@ -55,7 +79,7 @@ def test_a_student_version_loads_to_the_end_and_passes_no_check(path):
     assert not [c.source[:60] for c in others for o in c.outputs if o.output_type == "error"]
 
 
-@pytest.mark.parametrize("path", ONE_OR_ALL, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", one_or_all(FULL), ids=lambda p: p.stem)
 def test_three_fixed_submissions_get_their_marks(path, tmp_path, monkeypatch):
     classroom = tool("classroom")
     monkeypatch.setattr(classroom, "COURSE", tmp_path / "build")

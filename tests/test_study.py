@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -44,6 +45,25 @@ def grid_file(folder, name="tiny", **changes):
 
 def quiet():
     return Console(file=io.StringIO(), record=True, width=250)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Cells are trained in this process: a worker's imports take longer than a tiny cell."""
+
+    class Executor:
+        def __init__(self, *_):
+            pass
+
+        def submit(self, function, *given):
+            future = Future()
+            future.set_result(function(*given))
+            return future
+
+        def shutdown(self, **_):
+            pass
+
+    monkeypatch.setattr(studies, "ProcessPoolExecutor", Executor)
 
 
 def column(result, arm, split, kind="sampled", regime=None):
@@ -359,7 +379,7 @@ def test_a_study_runs_stops_and_goes_on(tmp_path):
     assert {n for n in third if third[n] != kept[n]} == {n for n in third if "--amft--" in n}
 
 
-def test_a_cell_that_was_measured_otherwise_is_made_anew(tmp_path):
+def test_a_cell_that_was_measured_otherwise_is_made_anew(tmp_path, here):
     sft = {"arms": {"sft": {"method": "sft"}}, "seeds": [5, 1], "regimes": {"few": {}}}
     out = tmp_path / "out"
     run_study(grid_file(tmp_path, **sft), out, console=quiet())
@@ -375,7 +395,7 @@ def test_a_cell_that_was_measured_otherwise_is_made_anew(tmp_path):
     assert studies.committed_cells(own) == [] and studies.committed_cells("quick") != []
 
 
-def test_a_replay_is_made_anew_with_its_source(tmp_path):
+def test_a_replay_is_made_anew_with_its_source(tmp_path, here):
     arms = {"amft": {"method": "amft"}, "again": {"method": "replay"}}
     grid = {"regimes": {"few": {}}, "replay": {"again": "amft"}}
     path, out = grid_file(tmp_path, arms=arms, **grid), tmp_path / "out"
@@ -485,7 +505,7 @@ def test_the_command_says_so_where_the_hours_end_before_a_cell(tmp_path):
     assert "40 cells are left out: 0 hours are over" in " ".join(said.split())
 
 
-def test_a_killed_study_keeps_its_finished_cells(tmp_path):
+def test_a_killed_study_keeps_its_finished_cells(tmp_path, here):
     out = tmp_path / "out"
     run_study(grid_file(tmp_path), out, seeds=1, arms=["sft"], console=quiet())
     half = out / "cells" / "few--amft--5.json.partial"
@@ -583,7 +603,7 @@ def test_ctrl_c_twice_ends_at_once(tmp_path, begin):
     assert wait_for(lambda: not any(map(is_running, children)), 30)
 
 
-def test_cells_that_a_stopped_call_left_become_a_result(tmp_path):
+def test_cells_that_a_stopped_call_left_become_a_result(tmp_path, here):
     path, out = grid_file(tmp_path), tmp_path / "out"
     run_study(path, out, console=quiet())
     whole = json.loads((out / "result.json").read_text())
@@ -594,7 +614,7 @@ def test_cells_that_a_stopped_call_left_become_a_result(tmp_path):
     assert json.loads((out / "result.json").read_text())["cells"] == whole["cells"]
 
 
-def test_a_replay_takes_the_trace_of_the_seed_before(tmp_path):
+def test_a_replay_takes_the_trace_of_the_seed_before(tmp_path, here):
     grid = {
         "arms": {"amft": {"method": "amft"}, "again": {"method": "replay"},
                  "level": {"method": "replay"}},
@@ -618,7 +638,7 @@ def test_reshaped_traces_keep_their_mean_and_their_bounds():
     assert wave == pytest.approx([0.95, 0.5, 0.05]) and np.mean(wave) == pytest.approx(0.5)
 
 
-def test_tuning_tries_candidates_and_the_next_study_uses_the_choice(tmp_path, monkeypatch):
+def test_tuning_tries_candidates_and_the_next_study_uses_the_choice(tmp_path, here, monkeypatch):
     monkeypatch.setattr(grids, "GRIDS", tmp_path)
     monkeypatch.setattr(studies, "DATA", tmp_path)
     tune = {"choose": {"slow": {"lr": 1e-6}, "quick": {"lr": 5e-3}}, "seeds": [0, 1],
@@ -644,7 +664,7 @@ def test_tuning_tries_candidates_and_the_next_study_uses_the_choice(tmp_path, mo
     assert rates == {"sft": 1e-3, "other": 1e-3, "rl": None}
 
 
-def test_a_cell_is_what_amft_lite_run_trains(tmp_path):
+def test_a_cell_is_what_amft_lite_run_trains(tmp_path, here):
     """Same settings, same seed: the cell's success is the run folder's."""
     result = run_study(
         grid_file(tmp_path), tmp_path / "out", seeds=1, arms=["amft"], regimes=["few"],
@@ -709,7 +729,7 @@ def test_curves_are_read_on_the_first_split_whatever_its_name():
     assert "1 of 1" in console.export_text()
 
 
-def test_regret_by_hand_and_every_table_prints():
+def test_regret_by_hand():
     def cell(arm, regime, seed, x):
         return {"arm": arm, "regime": regime, "seed": seed, "mean_mu": 0.5, "seconds": 1.0,
                 "training_rollouts": 8,
@@ -769,8 +789,14 @@ def test_regret_by_hand_and_every_table_prints():
         ["| ", "test"], ["|---|---|---|---|---|"], ["| own", "0.500 [0.500, 0.500]"],
         ["| sft", "0.200 [0.200, 0.200]"]]  # fmt: skip
     assert "regret" not in tables.markdown(none)
+
+
+def test_every_table_of_a_committed_result_prints(monkeypatch):
+    monkeypatch.setattr(tables, "DRAWS", 50)  # what is printed is looked at elsewhere
     for name in COMMITTED:
-        tables.print_result(shipped(name), console)
+        result, console = shipped(name), quiet()
+        tables.print_result(result, console)
+        assert result["cells"][0]["arm"] in console.export_text(), name
 
 
 def test_the_chance_to_win_and_other_problems_are_printed_beside_differences():

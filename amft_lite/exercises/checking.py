@@ -213,7 +213,7 @@ def judge(exercise: Exercise, fn: Callable) -> Result:
 
     if not callable(fn):
         return result("no function", f"give the function itself, not {type(fn).__name__}")
-    if getattr(fn, "__module__", "").split(".")[0] == "amft_lite":
+    if str(getattr(fn, "__module__", None)).split(".")[0] == "amft_lite":
         return result("borrowed", "this is the package's own function; write yours")
     wanted = [observe(exercise.reference, c, exercise.gradients) for c in exercise.cases]
     found = []
