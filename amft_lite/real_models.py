@@ -176,12 +176,13 @@ def load_model(
     if words.pad_token is None:
         words.pad_token = words.eos_token
     if lora_rank:
-        wrap = _unsloth_adapters if backend == "unsloth" else _adapters
+        lora = (policy, lora_rank, lora_alpha, lora_dropout)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
-            policy = wrap(
-                policy, lora_rank, lora_alpha, lora_dropout, gradient_checkpointing == "on", seed
-            )
+            if backend == "unsloth":
+                policy = _unsloth_adapters(*lora, gradient_checkpointing == "on", seed)
+            else:
+                policy = _adapters(*lora)
     return policy.eval(), tokenizer
 
 
@@ -260,9 +261,7 @@ def _quantized(
     }
 
 
-def _adapters(
-    policy: Any, rank: int, alpha: int, dropout: float, checkpointing: bool, seed: int
-) -> Any:
+def _adapters(policy: Any, rank: int, alpha: int, dropout: float) -> Any:
     """LoRA on every linear layer but the output, through peft; adapters are float32. In a
     vision-language model on those of its language model (`adapter_places`)."""
     from peft import LoraConfig, get_peft_model

@@ -91,6 +91,12 @@ def test_learned_gates_cost_vectors_of_the_trained_parameters():
 def test_logits_by_hand():
     # 8 answers a micro-batch, 200 answer tokens: prompts have no logits
     assert part(plan(build(SMALL)), "RL backward", "logits") == 8 * 200 * 151_936 * 12
+    # where the entropy is followed uphill, its gradient is a float32 table in pieces, and whole
+    for form, bytes_each in (("gradient", 12 + 4 + 4), ("text", 12)):
+        found = plan(build(SMALL | {"entropy_form": form}))
+        held = part(found, "validation backward", "logits")
+        assert held == 8 * 200 * 151_936 * bytes_each
+        assert part(found, "RL backward", "logits") == 8 * 200 * 151_936 * 12
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -115,7 +115,7 @@ def digest(source: Path) -> str:
     for kind in ("*.py", "*.yaml"):  # notebooks read recipes and study grids, too
         parts += sorted((ROOT / "amft_lite").rglob(kind))
     data = sorted((ROOT / "data").rglob("*"))
-    parts += [p for p in data if "pictures" not in p.relative_to(ROOT).parts]
+    parts += [p for p in data if "pictures" not in p.relative_to(ROOT).parts and p.suffix != ".md"]
     parts = [p for p in parts if p.is_file()]
     total = hashlib.sha256(repr(publication()).encode())
     for path in parts:
