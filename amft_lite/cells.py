@@ -1,6 +1,6 @@
 """One cell of a study: a training run that leaves a few numbers instead of a folder.
 
-A study has thousands of runs, so a cell keeps no checkpoint and no curve, but what its tables,
+A study has thousands of runs, so a cell keeps no checkpoint, but what its tables,
 figures and verdicts need: success by split, sampled and greedy, hits by group of problems (for the
 bootstrap over problems), thinned traces of mu, entropy and reward, and what it cost.
 
@@ -108,15 +108,16 @@ def demonstration_nll(loop: AMFT) -> float:
 
 
 def train_cell(
-    recipe: str, settings: dict[str, Any], splits: dict[str, list[int]], curve: int = 0,
-    look: Sequence[int] = (200, 4),
+    recipe: str | dict[str, Any], settings: dict[str, Any], splits: dict[str, list[int]],
+    curve: int = 0, look: Sequence[int] = (200, 4),
 ) -> dict[str, Any]:  # fmt: skip
     """Train, measure `splits` (name -> [problems, samples]), and return the cell's figures.
 
+    `recipe` is one by name, or its settings; `settings` changes them.
     `curve`: also take a `glance` every so many steps, at `look` = problems, samples.
     """
     torch.set_num_threads(1)
-    config = build(read_file(recipe), settings)
+    config = build(read_file(recipe) if isinstance(recipe, str) else recipe, settings)
     task = load_task(config.task, reward=config.reward, **config.task_options())
     policy, tokenizer = load_base(config, task)
     loop = AMFT(policy, tokenizer, task, config)
@@ -161,7 +162,9 @@ def train_cell(
     return facts
 
 
-def run_cell(path: Path, recipe: str, cell: dict[str, Any], **how: Any) -> dict[str, Any]:
+def run_cell(
+    path: Path, recipe: str | dict[str, Any], cell: dict[str, Any], **how: Any
+) -> dict[str, Any]:
     """Train one cell and write its file whole; `cell` is what identifies it and its settings."""
     start = time.time()
     try:

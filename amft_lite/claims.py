@@ -66,10 +66,8 @@ def _column(result: dict[str, Any], arm: str, test: dict[str, Any]) -> np.ndarra
     cells = [c for c in result["cells"] if c["arm"] == arm]
     if not cells:
         raise ClaimError(f"the study {result['study']} has no arm {arm!r}.")
-    if regimes := test.get("regimes"):
-        cells = [c for c in cells if c["regime"] in regimes]
+    names = _regimes(result, test)
     if name := test.get("field"):
-        names = list(dict.fromkeys(c["regime"] for c in cells))
         seeds = sorted({c["seed"] for c in cells})
         of = {(c["regime"], c["seed"]): _field(c, name) for c in cells}
         values = np.array([[of[r, s] for s in seeds if all((x, s) in of for x in names)]
@@ -77,8 +75,13 @@ def _column(result: dict[str, Any], arm: str, test: dict[str, Any]) -> np.ndarra
         if not np.isfinite(values).all():
             raise ClaimError(f"{result['study']}: a run of {arm} has no {name}; did it diverge?")
         return values
-    values, _ = table(cells, test.get("split", "test"), test.get("kind", "sampled"))
+    values, _ = table(cells, test.get("split", "test"), test.get("kind", "sampled"), regimes=names)
     return values[0]
+
+
+def _regimes(result: dict[str, Any], test: dict[str, Any]) -> list[str]:
+    """The regimes that `test` names; else all, in the order of the cells."""
+    return test.get("regimes") or list(dict.fromkeys(c["regime"] for c in result["cells"]))
 
 
 def _field(cell: dict[str, Any], name: str) -> float:
@@ -101,8 +104,7 @@ def difference(test: dict[str, Any]) -> Finding:
     x = _column(result, test["arm"], test)
     if other := test.get("minus"):
         x = x - _column(result, other, test)  # of the same seeds: `seeds_lacking` saw to that
-    regimes = test.get("regimes") or list(dict.fromkeys(c["regime"] for c in result["cells"]))
-    return _finding(x, regimes)
+    return _finding(x, _regimes(result, test))
 
 
 def _finding(values: np.ndarray, regimes: list[str]) -> Finding:
@@ -119,7 +121,7 @@ def best_constant(test: dict[str, Any]) -> Finding:
     arms = [*dict.fromkeys(constants), test["arm"]]
     values = np.stack([_column(result, arm, test) for arm in arms])
     gain = -regret(values, list(range(len(arms) - 1)), leave_one_out=True)[-1]
-    return _finding(gain, list(dict.fromkeys(c["regime"] for c in result["cells"])))
+    return _finding(gain, _regimes(result, test))
 
 
 def schedule_gain(test: dict[str, Any]) -> Finding:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ import plotly.io as pio
 COLOURS = {
     "amft": "#0072B2",
     "amft_full": "#D55E00",
+    "amft_full-equal": "#D55E00",
     "sft": "#E69F00",
     "rl": "#009E73",
     "sft_then_rl": "#56B4E9",
@@ -46,6 +48,13 @@ Line = dict[str, Any]
 def colour(name: str, place: int = 0) -> str:
     """A method keeps its colour in every figure; other names take the palette's in order."""
     return COLOURS.get(name, PALETTE[place % len(PALETTE)])
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """A method keeps its colour; other names take in order what the methods here leave."""
+    own = {name: COLOURS[name] for name in names if name in COLOURS}
+    left = itertools.cycle([c for c in PALETTE if c not in own.values()] or PALETTE)
+    return {name: own.get(name) or next(left) for name in names}
 
 
 def translucent(hexadecimal: str, alpha: float = 0.15) -> str:

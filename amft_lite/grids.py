@@ -28,7 +28,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amft_lite.config import CONFIGS, ConfigError, ModelConfig, RunConfig, build, read_file
+from amft_lite.config import (
+    CONFIGS,
+    ConfigError,
+    ModelConfig,
+    RunConfig,
+    build,
+    named_configs,
+    read_file,
+)
 
 GRIDS = CONFIGS / "studies"
 #: What a replayed trace can be made into (`amft_lite.study.reshaped`).
@@ -114,6 +122,10 @@ def check_forms(path: Path, content: dict[str, Any]) -> None:
                 f"{path}: {key} names {stray[0]!r}, which is no arm; arms: "
                 f"{', '.join(content['arms'])}."
             )
+    if content.get("replay") and content.get("seeds", [1, 10])[1] < 2:
+        raise StudyError(
+            f"{path}: replay takes another seed's mu_t, so it needs two seeds or more."
+        )
     for arm, source in content.get("replay", {}).items():
         name, _, shape = source.partition(":")
         if {arm, name} - set(content["arms"]) or shape not in SHAPES:
@@ -206,6 +218,11 @@ def read_grid(name: str | Path) -> Grid:
             config = config_of(grid, cell, recipe)
         except ConfigError as error:
             raise StudyError(f"{path}, {cell['arm']} in {cell['regime']}: {error}") from None
+        if cell["arm"] in grid.replay and config.method != "replay":
+            raise StudyError(
+                f"{path}: replay: {cell['arm']} is of the method {config.method}, which takes no "
+                f"trace; its method must be replay."
+            )
         if isinstance(config, ModelConfig):
             raise StudyError(
                 f"{path}, {cell['arm']}: a study trains the tiny policies, not {config.model}; "
@@ -265,5 +282,9 @@ def file_name(cell: dict[str, Any]) -> str:
 
 
 def how(grid: Grid) -> dict[str, Any]:
-    """What of a grid all its cells share; a cell that was made otherwise is not of it."""
-    return {"recipe": grid.recipe, "splits": grid.splits, "curve": grid.curve, "look": grid.glance}
+    """What of a grid all its cells share; a cell that was made otherwise is not of it.
+
+    A recipe in a file counts by its settings, for those may change under its name.
+    """
+    recipe = grid.recipe if grid.recipe in named_configs() else read_file(grid.recipe)
+    return {"recipe": recipe, "splits": grid.splits, "curve": grid.curve, "look": grid.glance}

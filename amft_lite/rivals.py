@@ -39,6 +39,11 @@ class RivalRule:
     def planned(self, step: int, steps: int, warmup_steps: int) -> float | None:
         return None
 
+    def update(self, s: Signals) -> float:
+        """The planned mu; a rule that plans none says how it finds its own."""
+        self.mu = self.planned(s.step, s.steps, s.warmup_steps)
+        return self.mu
+
     def state_dict(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if k not in ("options", "parts")}
 
@@ -57,10 +62,6 @@ class ChordMu(RivalRule):
         length = max(1.0, self.options.chord_decay * (steps - warmup_steps))
         progress = clip((step - warmup_steps) / length, 0.0, 1.0)
         return 0.05 + (0.9 - 0.05) * (1 + math.cos(math.pi * progress)) / 2
-
-    def update(self, s: Signals) -> float:
-        self.mu = self.planned(s.step, s.steps, s.warmup_steps)
-        return self.mu
 
 
 class NllEntropy(RivalRule):
@@ -171,14 +172,10 @@ class Replay(RivalRule):
         super().__init__(options)
         self.recorded = read_trace(options.trace)
 
-    def planned(self, step: int, steps: int, warmup_steps: int) -> float | None:
+    def planned(self, step: int, steps: int, warmup_steps: int) -> float:
         if not self.recorded:
             raise ValueError("replay needs the recorded mu of each step after warm-up, as `trace`")
         return self.recorded[min(max(0, step - warmup_steps), len(self.recorded) - 1)]
-
-    def update(self, s: Signals) -> float:
-        self.mu = self.planned(s.step, s.steps, s.warmup_steps)
-        return self.mu
 
 
 class Share(RivalRule):

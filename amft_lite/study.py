@@ -19,7 +19,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -176,13 +176,19 @@ def choices(result: dict[str, Any]) -> dict[str, str]:
     """arm -> the candidate of the highest mean success over a tuning study's regimes and seeds.
 
     Success on the first split that the study measured, sampled; equal ones: the earlier candidate.
+    In a study that is not finished candidates are compared where all of an arm's have been run (one
+    that lacks the hard regime would look better); an arm without such a place has no choice yet.
     """
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, dict[str, dict[tuple, float]]] = {}
     for cell in result["cells"]:
         split = next(iter(cell.get("splits", {})), "")
-        by = found.setdefault(cell["arm"], {})
-        by.setdefault(cell.get("candidate", ""), []).append(score(cell, split))
-    return {arm: max(by, key=lambda c: sum(by[c]) / len(by[c])) for arm, by in found.items()}
+        by = found.setdefault(cell["arm"], {}).setdefault(cell.get("candidate", ""), {})
+        by[cell["regime"], cell["seed"]] = score(cell, split)
+    taken = {}
+    for arm, by in found.items():
+        if places := set.intersection(*map(set, by.values())):
+            taken[arm] = max(by, key=lambda c: sum(by[c][place] for place in sorted(places)))
+    return taken
 
 
 def tuned(grid: Grid) -> dict[str, dict[str, Any]]:
@@ -218,9 +224,10 @@ def _train(path: Path, cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def _begin_worker(parent: int) -> None:
-    """Ctrl-C is the parent's: workers finish and write their cells, so nothing is lost. But a
-    parent that was killed cannot stop them, so they watch for that themselves."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C, `timeout` and a closed terminal are the parent's: workers, a process group of their
+    own, finish and write their cells, so nothing is lost. But a parent that was killed cannot stop
+    them, so they watch for that themselves."""
+    os.setpgrp()
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -349,8 +356,8 @@ def run_study(
     """Train the cells that are missing, and write `<out>/result.json`.
 
     `resume` keeps the cells of `out` and of the committed result; without it `out` must be new.
-    `seeds`, `arms`, `regimes` take a part of the grid (an arm also by its method's name). With
-    `max_hours` no cell is begun after so long; what is there then is the result.
+    `seeds`, `arms`, `regimes` take a part of the grid (an arm also by its method's name), which is
+    returned; the file has all that is there. With `max_hours` no cell is begun after so long.
 
     Raises:
         StudyError: one sentence for what cannot be done.
@@ -366,30 +373,36 @@ def run_study(
         done = {key(cell): cell for cell in [*committed_cells(name), *read_cells(out)]}
     elif out.is_dir() and any((out / "cells").glob("*.json")):
         raise StudyError(f"{out} holds cells; --resume keeps them, or name another --out.")
-    cells = plan_cells(grid, grid.seed_list[:seeds], tuned(grid))
-    cells = [c for c in cells if c["arm"] in (arms or grid.arms)
-             and c["regime"] in (regimes or grid.regimes)]  # fmt: skip
-    waiting = missing(cells, grid, done)
-    begun = bool(waiting)
-    if not begun:
-        console.print(f"{grid.name}: all {len(cells)} cells are there; nothing to do.")
+    plan = plan_cells(grid, grid.seed_list, tuned(grid))
+    asked = {
+        key(c) for c in plan
+        if c["arm"] in (arms or grid.arms) and c["regime"] in (regimes or grid.regimes)
+        and c["seed"] in grid.seed_list[:seeds]
+    }  # fmt: skip
+    lacking = missing(plan, grid, done)
+    for cell in lacking:  # what lies there is of other settings: no result, and no source
+        done.pop(key(cell), None)
+    waiting = [cell for cell in lacking if key(cell) in asked]
+    if not waiting:
+        console.print(f"{grid.name}: all {len(asked)} cells are there; nothing to do.")
     else:
         known = [c["wall_seconds"] for c in done.values() if c.get("wall_seconds")]
         each = sum(known) / len(known) if known else SECONDS_A_CELL
         console.print(
-            f"{grid.name}: {len(waiting)} of {len(cells)} cells to train, about {each:.0f} s each: "
+            f"{grid.name}: {len(waiting)} of {len(asked)} cells to train, about {each:.0f} s each: "
             f"{len(waiting) * each / jobs / 3600:.1f} hours on {jobs} processes."
         )
         check_tasks(waiting, grid)
-        for cell in waiting:  # what lies there is of other settings: no result, and no source
-            done.pop(key(cell), None)
+
+    def collected(places: Iterable[tuple]) -> dict[str, Any]:
+        return collect(grid, [done[k] for k in places if k in done], provenance=provenance())
+
+    if waiting or (out / "cells").is_dir():  # a stopped call may have left cells and no result
         with _folder_kept(out):
-            _run_cells(waiting, grid, out, jobs, max_hours, done, console)
-    wanted = {key(c) for c in cells}
-    result = collect(grid, [c for k, c in done.items() if k in wanted], provenance=provenance())
-    if begun or (out / "cells").is_dir():  # a stopped call may have left cells and no result
-        write_result(out / "result.json", result)
-    return result
+            if waiting:
+                _run_cells(waiting, grid, out, jobs, max_hours, done, console)
+            write_result(out / "result.json", collected(map(key, plan)))
+    return collected(asked)
 
 
 def _run_cells(
@@ -400,10 +413,10 @@ def _run_cells(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
+    commit, shared, environment = provenance()["commit"], how(grid), dict(os.environ)
     # Workers inherit these; the allocator keeps its memory, which makes a step 5-10 % faster.
     os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_MAX_": "0"}
     os.environ |= {"MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(2**28)}
-    commit = provenance()["commit"]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn(), TextColumn("{task.fields[last]}"))  # fmt: skip
     started, running = time.monotonic(), {}
@@ -418,7 +431,7 @@ def _run_cells(
                     if place is None:
                         break
                     cell = _ready(waiting.pop(place), grid, done)
-                    cell |= {"commit": commit, "how": how(grid)}
+                    cell |= {"commit": commit, "how": shared}
                     running[pool.submit(_train, out / "cells" / file_name(cell), cell)] = cell
                 if not running:
                     reason = f"{max_hours:g} hours are over" if late else "their traces are missing"
@@ -444,3 +457,6 @@ def _run_cells(
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ |= environment

@@ -25,12 +25,12 @@ def gain_figure(result: dict[str, Any], shown: Sequence[str], title: str) -> go.
     """
     lost, regimes = regrets(result, *measures_of(result)[0]), regimes_of(result)
     figure = figures.new_figure(title, "regime", "share of right answers, difference", 440)
-    for place, arm in enumerate(arm for arm in shown if arm in lost):
+    for arm, shade in figures.colours([arm for arm in shown if arm in lost]).items():
         constant = arm.startswith(CONSTANT)
         figure.add_scatter(
             x=regimes, y=[-lost[arm]["each"][regime] for regime in regimes], name=arm,
             mode="lines+markers",
-            line={"color": figures.PALETTE[place], "dash": "dot" if constant else "solid"},
+            line={"color": shade, "dash": "dot" if constant else "solid"},
         )  # fmt: skip
     return figure.add_hline(y=0, line={"color": "#7f7f7f", "width": 1})
 
@@ -106,10 +106,11 @@ def _curves(cells: list[dict[str, Any]], x: str, y: str) -> Curves:
 def _add_curves(figure: go.Figure, curves: Curves) -> range:
     """Draw each arm's mean with its 95 % interval; the places of the new traces."""
     first = len(figure.data)
-    for place, (arm, runs) in enumerate(curves.items()):
+    shades = figures.colours(list(curves))
+    for arm, runs in curves.items():
         x = [x for x, _ in runs[0]]
         found = [mean_interval([y for _, y in points]) for points in zip(*runs, strict=True)]
-        shade = figures.colour(arm, place)
+        shade = shades[arm]
         low, high = [f.low for f in found], [f.high for f in found]
         figures.add_band(figure, x, low, high, shade, arm)
         figure.add_scatter(x=x, y=[f.mean for f in found], name=arm,

@@ -438,7 +438,7 @@ def print_choices(result: dict[str, Any], console: Console) -> None:
                 c for c in result["cells"] if (arm, candidate) == (c["arm"], c.get("candidate", ""))
             ]
             mean = np.mean([score(c, split) for c in of] or [0.0])
-            mark = "[{}]" if taken[arm] == candidate else "{}"
+            mark = "[{}]" if taken.get(arm) == candidate else "{}"
             texts.append(mark.format(f"{mean:.3f}") if of else "-")
         rows.add_row(arm, *(t.replace("[", "\\[") for t in texts))
     console.print(rows)

@@ -36,22 +36,26 @@ def test_a_changed_number_in_a_stored_result_makes_the_check_fail(monkeypatch):
     assert rows
     for name in {row["test"]["study"] for row in rows}:
         changed = copy.deepcopy(study.shipped(name))
+        number = {arm: n for n, arm in enumerate({c["arm"]: 0 for c in changed["cells"]}, 1)}
         for cell in changed["cells"]:
+            n = number[cell["arm"]]
             for found in cell.get("splits", {}).values():
-                found["sampled"] += 0.01 * (cell["seed"] % 2)
+                for kind in ("sampled", "greedy"):
+                    found[kind] += 0.01 * (cell["seed"] % 2) + 0.001 * n
             for key in ("meta_movement", "final_entropy", "demonstration_nll"):
                 if cell.get(key) is not None:
-                    cell[key] += 0.01 * (cell["seed"] % 3) * len(cell["arm"])
-            for found in cell.get("splits", {}).values():
-                found["sampled"] += 0.001 * len(cell["arm"])
+                    cell[key] += 0.01 * (cell["seed"] % 3) * n
+            for blocks in cell.get("traces", {}).values():
+                blocks[1] = (blocks[1] or 0.0) + 0.01 * n * (cell["seed"] % 3)
             for point in cell.get("curve") or []:
-                point["rollouts"] += 64 * len(cell["arm"])
+                point["rollouts"] += 64 * n
         with monkeypatch.context() as patch:
             patch.setattr(claims, "shipped", lambda n, name=name, changed=changed: (
                 changed if n == name else study.shipped(n)))  # fmt: skip
             of_it = [row for row in rows if row["test"]["study"] == name]
             patch.setattr(claims, "read_claims", lambda of_it=of_it: of_it)
-            assert claims.check(), name
+            wrong = {line.split(": ")[0] for line in claims.check()}
+        assert wrong == {row["id"] for row in of_it}, name
 
 
 def found(overall, **each):
@@ -109,6 +113,9 @@ def test_a_difference_is_student_s_over_seeds_of_the_mean_over_regimes(stored):
     assert (got.each["r1"].low, got.each["r1"].high) == pytest.approx((low, high))
     one = claims.difference({"study": "s", "arm": "a", "minus": "b", "regimes": ["r1"]})
     assert one.overall.mean == pytest.approx(gaps[1].mean())
+    both = claims.difference({"study": "s", "arm": "a", "minus": "b", "regimes": ["r1", "r0"]})
+    for name, row in (("r0", gaps[0]), ("r1", gaps[1])):
+        assert both.each[name].mean == pytest.approx(row.mean())
     with pytest.raises(claims.ClaimError, match="no arm 'c'"):
         claims.difference({"study": "s", "arm": "c"})
 
@@ -140,6 +147,9 @@ def test_the_best_constant_is_chosen_on_the_other_seeds(stored):
     # without seed 0: means .5 and .2 -> .1 is taken; without 1: .5, .15; without 2: .1, .25
     taken = [0.1, 0.1, 0.1]
     assert got.overall.mean == pytest.approx(np.mean([0.5 - x for x in taken]))
+    stored(**{"fixed-.1": low * 2, "fixed-.5": high + low, "a": [[0.0] * 3, [0.5] * 3]})
+    got = claims.best_constant({"study": "s", "arm": "a", "regimes": ["r1"]})
+    assert list(got.each) == ["r1"] and got.overall.mean == pytest.approx(0.5 - 1.1 / 3)
 
 
 def test_several_rivals_are_judged_by_holm(stored):

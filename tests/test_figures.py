@@ -177,3 +177,11 @@ def test_a_task_names_its_splits_in_the_figure_of_success():
     words = {t.name for t in figures.success_figure({"a": [point]}, 0).data}
     told = {t.name for t in figures.success_figure({"a": [point]}, 0, {"ood_rule": "left"}).data}
     assert "a, new rule" in words and "a, left" in told and "a, new rule" not in told
+
+
+def test_no_two_methods_of_a_figure_share_a_colour_and_known_ones_keep_theirs():
+    names = ["cut_low", "amft_full-equal", "amft", "fixed-.5", "sft_then_rl", "fixed-.05"]
+    shades = figures.colours(names)
+    assert list(shades) == names and len(set(shades.values())) == len(names)
+    assert shades["amft"] == figures.colour("amft", 3) == figures.colours(["amft"])["amft"]
+    assert len(figures.colours([str(n) for n in range(20)])) == 20

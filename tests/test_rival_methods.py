@@ -359,7 +359,8 @@ def test_every_method_meets_the_same_prompts(share):
         for step in range(5):
             loop.step = step
             met.append([e.prompt for e in loop.step_prompts()])
-        assert [len(set(prompts) & demonstrated(loop)) for prompts in met] >= [round(6 * share)] * 5
+        shown = [len(set(prompts) & demonstrated(loop)) for prompts in met]
+        assert all(n >= 6 * share for n in shown)
         lists.append(met)
     assert all(met == lists[0] for met in lists)
     loop = make(seed=1, demonstrated_prompts=share)
@@ -517,6 +518,6 @@ def test_every_new_method_continued_from_a_file_is_the_same_run(method, tmp_path
     run(second, 2)
     assert torch.equal(weights(straight), weights(second))
     assert str(straight.records[4:]) == str(second.records)
-    if "gate" in method:
+    if isinstance(straight.rule, GatedController):
         assert torch.equal(straight.rule.gate, second.rule.gate)
         assert torch.equal(straight.rule.trust, second.rule.trust)

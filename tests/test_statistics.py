@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from amft_lite import evaluation
 from amft_lite.evaluation import Evaluation, evaluate
 from amft_lite.statistics import (
     COVERAGE,
@@ -19,8 +20,6 @@ from amft_lite.statistics import (
     mean_interval,
     over_problems,
     p_value,
-    paired_bootstrap,
-    paired_difference,
     probability_of_improvement,
     regret,
     score,
@@ -92,8 +91,23 @@ def test_an_evaluation_by_hand():
     assert found.attempts(5).mean == pytest.approx(2 / 3)
 
 
-def test_evaluation_grades_the_right_prompt_and_repeats(base, task):
-    """A policy that answers one known problem: only that problem counts as solved."""
+def test_an_answer_is_graded_against_its_own_prompt(task, monkeypatch):
+    """A policy that answers one known problem, in whatever batch: that one counts as solved."""
+    asked = task.prompts("test", None, 0)
+    expert = next(d for d in task.demonstrations(100, split="test") if d.example in asked)
+
+    def roll(policy, tokenizer, task, prompts, n, *rest, **named):
+        return None, [expert.completion if e == expert.example else "no" for e in prompts
+                      for _ in range(n)], None  # fmt: skip
+
+    monkeypatch.setattr(evaluation, "roll", roll)
+    found = evaluate(None, None, task, "test", 0, 5)
+    here = [e == expert.example for e in asked]
+    assert sum(here) == 1 and len(here) > 256 // 5
+    assert found.correct == [5 * x for x in here] and found.greedy == here
+
+
+def test_an_evaluation_repeats(base, task):
     policy, tokenizer = base
     a = evaluate(policy, tokenizer, task, "test", 40, 5)
     assert a == evaluate(policy, tokenizer, task, "test", 40, 5)
@@ -220,7 +234,11 @@ def test_regret_refuses_what_it_cannot_read():
 # --- over seeds -----------------------------------------------------------------------------------
 
 
-def test_paired_difference_is_a_t_interval_of_the_seeds_means():
+def paired_difference(x, y):
+    return mean_interval(seed_differences(x, y))
+
+
+def test_a_paired_difference_is_a_t_interval_of_the_seeds_means():
     rng = np.random.default_rng(1)
     x, y = rng.random((6, 4)), rng.random((6, 4))
     found = paired_difference(x, y)
@@ -231,9 +249,8 @@ def test_paired_difference_is_a_t_interval_of_the_seeds_means():
     assert paired_difference(x[:, 0], y[:, 0]).n == 6
     with pytest.raises(ValueError, match=r"\(6, 4\) and \(6, 3\)"):
         paired_difference(x, y[:, :3])
-    for one in (paired_difference, paired_bootstrap):
-        with pytest.raises(ValueError, match="two"):
-            one(x[:1], y[:1])
+    with pytest.raises(ValueError, match="two"):
+        paired_difference(x[:1], y[:1])
 
 
 def test_pairing_takes_out_what_a_seed_does_to_both():
@@ -250,23 +267,14 @@ def test_paired_t_covers_as_it_says_and_the_bootstrap_does_not():
     found = [paired_difference(a + c, np.zeros((10, 2)) + c)
              for a, c in zip(x, shared, strict=True)]  # fmt: skip
     assert np.mean([f.low <= 0.05 <= f.high for f in found]) == pytest.approx(0.95, abs=0.015)
-    short = [paired_bootstrap(a[:5], np.zeros((5, 2)), 500) for a in x]
+    short = [cluster_bootstrap(a[:5].mean(1), np.ones(5), range(5), 500) for a in x]
     assert np.mean([f.low <= 0.05 <= f.high for f in short]) == pytest.approx(0.84, abs=0.03)
 
 
-def test_paired_bootstrap_of_three_seeds_reaches_from_the_lowest_to_the_highest():
-    """27 resamples: each extreme has 1/27 of them, more than the 2.5 % that are cut off."""
-    x = np.array([[0.1, 0.3], [0.5, 0.5], [0.2, 0.1]])
-    found = paired_bootstrap(x, np.zeros((3, 2)))
-    assert (found.low, found.high, found.n) == (pytest.approx(0.15), pytest.approx(0.5), 3)
-    assert found.mean == pytest.approx(0.85 / 3)
-    assert found == paired_bootstrap(x, np.zeros((3, 2)))
-
-
-def test_paired_bootstrap_against_every_resample():
+def test_a_bootstrap_of_seeds_against_every_resample():
     d = np.array([0.1, -0.05, 0.2, 0.02, 0.11])
     means = [np.mean(c) for c in itertools.product(d, repeat=5)]
-    found = paired_bootstrap(d, np.zeros(5), 20_000)
+    found = cluster_bootstrap(d, np.ones(5), range(5), 20_000)
     assert (found.low, found.high) == pytest.approx(np.percentile(means, (2.5, 97.5)), abs=0.01)
 
 
