@@ -588,15 +588,18 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path, begin):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_finishes_the_cells_in_progress_and_says_how_to_go_on(tmp_path, begin, number):
     out = tmp_path / "out"
-    process = begin(grid_file(tmp_path, seeds=[5, 30]), "--out", out)
+    longer = {**TINY["settings"], "steps": 40}
+    process = begin(grid_file(tmp_path, settings=longer, seeds=[5, 30]), "--out", out)
     assert wait_for(lambda: any((out / "cells").glob("*.json")))
+    time.sleep(1)  # both workers are in the middle of a cell
+    before = len(list((out / "cells").glob("*.json")))
     os.killpg(process.pid, number)  # as a terminal and `timeout` do: the workers must not end
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "Go on with the same command and --resume" in " ".join(output.split())
     assert "Traceback" not in output + errors
     assert not list((out / "cells").glob("*.partial"))
-    assert 0 < len(studies.read_cells(out)) < 120
+    assert before < len(studies.read_cells(out)) < 120
 
 
 def test_ctrl_c_twice_ends_at_once(tmp_path, begin):
