@@ -396,7 +396,7 @@ def differences_markdown(
 ) -> str:
     """`first` less each other arm, paired by seed, regimes averaged: one row an arm.
 
-    Then the first measure again in `groups` of regimes (words -> names). A star: told from 0 by
+    Then the first measure again in `groups` of regimes (words -> names). A star: differs from 0 by
     Holm's procedure over the rows of its column.
     """
     result = finished(result)

@@ -859,9 +859,9 @@ figures.describe(figure, "Three lines over mu .05, .5, .95, one a starting momen
 # %% [markdown]
 # **How to read it.** Each line starts from one set of weights; bars: 95 % over 8 seeds
 # of rollouts. Here $\mu=.5$ had the highest mean at all three moments (at step 120 not
-# told from .95): a maximum inside, which a linear signal cannot see. And of the two
-# ends, *more* imitation was better after 20 steps at step 120 (at 60 just so), where
-# the formula says less.
+# distinguished from .95): a maximum inside, which a linear signal cannot see. And of
+# the two ends, *more* imitation was better after 20 steps at step 120 (at 60 just so),
+# where the formula says less.
 #
 # **What would prove it wrong.** Lines whose slope always agrees with the formula's sign
 # and whose best $\mu$ is at that end. Where table and formula disagree, following the

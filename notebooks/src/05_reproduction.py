@@ -279,8 +279,7 @@ for m, row in means.items():
 #
 # Two forward passes give this for all tokens at once, no backward pass. Tokens are
 # grouped into bins of $p$ (edges .03, .15, .5, .9), and whole demonstrations into
-# quarters by their likelihood: where experts err, the least likely demonstrations
-# mostly do.
+# quarters by their likelihood: wrong ones should be unlikely.
 #
 # ### Exercise 5 · Do the tokens of a bin agree?
 # ●●○ · 8 minutes
@@ -417,7 +416,7 @@ for word, words in (("clean", "experts right"), ("wrong", "half of them wrong"))
 #   cut that costs nothing does nearly as well as the learned one;
 # * the learned weights start sceptical (nothing below $p=.15$, not the less likely half
 #   of the demonstrations) and stay so for absurd tokens. The less likely quarters are
-#   let in a little, where experts err less than where they do not; it is four runs;
+#   let in a little, less so where experts err; it is four runs;
 # * the scalar `amft` does better than a constant $\mu=.3$, and what of that is
 #   information, and what a luckier mean $\mu$, only controls can tell.
 #
@@ -429,7 +428,8 @@ for word, words in (("clean", "experts right"), ("wrong", "half of them wrong"))
 #
 # ## 5 · Six regimes, ten seeds
 #
-# Now on test problems, whose results nobody had seen when the claims were written down.
+# Now on test problems, whose results nobody had seen when the claims were written down
+# (two rows of the ledger say that they are exceptions).
 # Twenty arms: sixteen methods, one of them (`fixed`) at five values of $\mu$.
 # `amft_gate-equal` takes 10 prompts a step in place of 16, so that with its validation
 # it pays for as many rollouts as the others; `amft_full-equal` is the default's *cheap
@@ -533,10 +533,10 @@ for first, others in {
 #   from it* with ten seeds. Whoever knows the rule need not pay for learning it.
 #
 # What stops it? Even with 256 validation rollouts and as many prompts as the others its
-# lead on the cut is not told from 0 (+.005 [-.004, .014], `controllers_again`, three
-# seeds), for 40 % more rollouts; paying for them with prompts takes that back.
+# lead on the cut may be 0 (on validation problems +.005 [-.004, .014], three seeds of
+# `controllers_again`), for 40 % more rollouts; paying with prompts takes that back.
 # What there is to learn beyond "do not imitate what you find absurd" is small in this
-# game, and where bases are rewarded often (`all-clean-rich`) nothing is.
+# game, and where bases are rewarded often (`all-clean-rich`) there is nothing.
 #
 # **What would prove it wrong.** Twenty fresh seeds, set aside and run once by rules
 # written before (`confirm`). Arms whose twenty seeds are whole, so far:
@@ -548,9 +548,9 @@ for pair, row in tables.comparison(whole, "amft_full-equal")["differences"].item
     print(f"{pair:30} {m['mean']:+.3f} [{m['low']:+.3f}, {m['high']:+.3f}] n={m['n']}")
 
 # %% [markdown]
-# The default's cheap form is better than both halves, SFT, then RL and `published`; but
-# the constant cut is better than it, if by little. Ten seeds could not tell. Other
-# bases (`robustness`) are to be run. Another game has been: on arithmetic
+# The default's cheap form is better than both halves, SFT, then RL, `published`, the
+# scalar and $\mu=.5$; but the constant cut is better than it, if by little. Ten seeds
+# could not tell. Other bases (`robustness`) are to be run. Another game has been: on arithmetic
 # (`second_task`, below) the means have the same order, and again the gain on the scalar
 # is one of wrong experts.
 #
@@ -641,8 +641,8 @@ figures.describe(figure, "mu of the learned controller falls where experts are w
 # At seven moments of eight runs (recorded; four seeds, experts right or half of them
 # wrong) we kept three numbers: the controller's *averaged signal*, a *reference*, the
 # same one-step formula from 4,096 rollouts and all demonstrations, and what twenty
-# steps at $\mu=.95$ gain on twenty at $.05$. A signal that foresees lies right above
-# or left below.
+# steps at $\mu=.95$ gain on twenty at $.05$. A signal that foresees lies upper right
+# or lower left.
 #
 # **Predict.** The reference has sixteen times the rollouts. Does it foresee better?
 
@@ -717,7 +717,7 @@ for rollouts in ("256", "2048"):
 # two estimates hardly agree, from 2,048 they do; right experts lie above wrong ones a
 # little more often than a coin would have it.
 #
-# **What would prove it wrong.** Most orange points left below where experts are wrong.
+# **What would prove it wrong.** Most reference points lower left where experts are wrong.
 #
 # ### Exercise 6 · Many comparisons
 # ●●● · 12 minutes
