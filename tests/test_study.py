@@ -155,6 +155,10 @@ def test_the_page_of_results_shows_regimes_and_second_task_as_they_are_stored():
     assert tables.markdown(result) in page
     for shown, groups in (([], halves), (["test"], each)):
         assert tables.differences_markdown(result, "amft_full-equal", shown, groups) in page
+    result = shipped("one_rate")
+    assert tables.markdown(result) in page
+    for arm in ("amft_full-equal", "cut_low"):
+        assert tables.differences_markdown(result, arm, [], halves) in page
     result = shipped("second_task")
     halves = {"test: experts right": ["clean"], "test: half wrong": ["wrong"]}
     shown = ["test", "test, greedy", "ood_choice", "ood_words"]
