@@ -22,7 +22,7 @@ help: ## List what can be made
 demo: $(VENV)/.core ## Train AMFT on the lite game (about a minute) and print its table
 	$(BIN)/amft-lite run --out runs/demo --overwrite
 
-test: $(VENV)/.dev $(VENV)/.smollm2 ## All tests and notebooks: about 25 minutes on two cores
+test: $(VENV)/.dev $(VENV)/.smollm2 ## All tests and notebooks: about 20 minutes on two cores
 	$(BIN)/python -m pytest -q -n 2 $(NBMAKE) tests notebooks
 
 test-all: $(VENV)/.dev $(VENV)/.smollm2 ## The same with the long versions

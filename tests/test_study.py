@@ -169,7 +169,7 @@ def test_the_page_of_results_shows_regimes_and_second_task_as_they_are_stored():
 
 def test_the_readme_s_table_of_regimes_follows_from_the_stored_runs():
     readme = (DATA.parent / "README.md").read_text(encoding="utf-8")
-    named = {"mu alone": "amft", "default": "amft_full-equal", "exploration": "rl",
+    named = {"mu alone": "amft", "cheap form": "amft_full-equal", "exploration": "rl",
              "imitation": "sft", "SFT→RL": "sft_then_rl", "CHORD-mu": "chord_mu",
              "mu = .5": "fixed-.5", "the cut": "cut_low"}  # fmt: skip
     result = shipped("regimes")
