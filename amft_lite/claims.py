@@ -37,7 +37,7 @@ from amft_lite.models import DATA
 from amft_lite.runs import write_text
 from amft_lite.statistics import Interval, mean_interval, p_value, regret, table
 from amft_lite.study import is_recorded, recording, shipped, shipped_or_none
-from amft_lite.tables import ceiling, point_reached
+from amft_lite.tables import ceiling, point_reached, regimes_of
 
 PATH = DATA / "claims.yaml"
 HOLDS, PARTLY, NOT, UNTESTABLE = "holds", "holds partly", "does not hold", "not testable"
@@ -81,7 +81,7 @@ def _column(result: dict[str, Any], arm: str, test: dict[str, Any]) -> np.ndarra
 
 def _regimes(result: dict[str, Any], test: dict[str, Any]) -> list[str]:
     """The regimes that `test` names; else all, in the order of the cells."""
-    return test.get("regimes") or list(dict.fromkeys(c["regime"] for c in result["cells"]))
+    return test.get("regimes") or regimes_of(result)
 
 
 def _field(cell: dict[str, Any], name: str) -> float:

@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 from scipy import stats
 from test_runs import amft, command
+from tools import tool
 
 from amft_lite import grids, study_figures, tables
 from amft_lite import study as studies
@@ -157,7 +158,7 @@ def test_the_page_of_results_shows_regimes_and_second_task_as_they_are_stored():
         assert tables.differences_markdown(result, "amft_full-equal", shown, groups) in page
     result = shipped("one_rate")
     assert tables.markdown(result) in page
-    for arm in ("amft_full-equal", "cut_low"):
+    for arm in ("amft_full-equal", "amft", "cut_low"):
         assert tables.differences_markdown(result, arm, [], halves) in page
     result = shipped("second_task")
     halves = {"test: experts right": ["clean"], "test: half wrong": ["wrong"]}
@@ -165,6 +166,19 @@ def test_the_page_of_results_shows_regimes_and_second_task_as_they_are_stored():
     assert tables.markdown(result, [*shown[:3], "ood_length", "ood_words"]) in page
     for arm in ("amft_full-equal", "amft"):
         assert tables.differences_markdown(result, arm, shown, halves) in page
+
+
+def test_make_results_writes_the_tables_that_stand_in_the_pages():
+    results = tool("results")
+    for path, text in results.pages().items():
+        assert text == path.read_text(encoding="utf-8"), path
+    study, table = next(results.tables_of_the_page())
+    page, section = results.PAGE.read_text(encoding="utf-8"), f"## {study}: "
+    row = table.splitlines()[5]
+    broken = page.replace(row, "| lost |")
+    assert broken != page and results.replaced(broken, table, section) == page
+    with pytest.raises(ValueError, match="no table of the head"):
+        results.replaced(page, "| x |\n|---|\n", section)
 
 
 def test_the_readme_s_table_of_regimes_follows_from_the_stored_runs():

@@ -1,0 +1,74 @@
+"""Write what the stored results say into the pages: verdicts into data/claims.yaml, the ledger into
+README.md, tables of studies into data/studies/README.md (`make results`).
+
+A table is found by its head, in the section that its study begins. The words around tables are
+written by hand: read them again when numbers have moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from amft_lite import claims, tables
+from amft_lite.models import DATA
+from amft_lite.runs import write_text
+from amft_lite.study import shipped
+
+README = DATA.parent / "README.md"
+PAGE = DATA / "studies" / "README.md"
+HALVES = {"experts right": "clean", "half wrong": "wrong"}  # words -> part of a regime's name
+
+
+def halves(study: str) -> dict[str, list[str]]:
+    names = tables.regimes_of(shipped(study))
+    return {f"test: {words}": [r for r in names if part in r] for words, part in HALVES.items()}
+
+
+def tables_of_the_page() -> Iterator[tuple[str, str]]:
+    """(study, table) of each table that is made."""
+    for study, arms in {
+        "regimes": ("amft_full-equal", "amft"),
+        "confirm": ("amft_full-equal",),
+        "one_rate": ("amft_full-equal", "amft", "cut_low"),
+    }.items():
+        yield study, tables.markdown(shipped(study))
+        for arm in arms:
+            yield study, tables.differences_markdown(shipped(study), arm, [], halves(study))
+    each = {regime: [regime] for regime in tables.regimes_of(shipped("confirm"))}
+    own = tables.differences_markdown(shipped("confirm"), "amft_full-equal", ["test"], each)
+    yield "confirm", own
+    shown = ["test", "test, greedy", "ood_choice", "ood_words"]
+    result = shipped("second_task")
+    yield "second_task", tables.markdown(result, [*shown[:3], "ood_length", "ood_words"])
+    for arm in ("amft_full-equal", "amft"):
+        made = tables.differences_markdown(result, arm, shown, halves("second_task"))
+        yield "second_task", made
+
+
+def replaced(text: str, table: str, section: str = "") -> str:
+    """`text` with the table of the same head, the first one after `section`, made `table`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    head = table.split("\n", 1)[0]
+    start = text.find(f"\n{head}\n", text.index(section)) + 1
+    if not start:
+        raise ValueError(f"no table of the head {head!r} stands after {section!r}")
+    end = text.find("\n\n", start)
+    return text[:start] + table + text[end + 1 :]
+
+
+def pages() -> dict:
+    """path -> its text, as the stored results have it."""
+    page = PAGE.read_text(encoding="utf-8")
+    for study, table in tables_of_the_page():
+        page = replaced(page, table, f"## {study}: ")
+    readme = replaced(README.read_text(encoding="utf-8"), claims.markdown())
+    return {PAGE: page, README: readme}
+
+
+if __name__ == "__main__":
+    claims.write()
+    for path, text in pages().items():
+        write_text(path, text)
