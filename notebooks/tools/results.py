@@ -19,9 +19,13 @@ PAGE = DATA / "studies" / "README.md"
 HALVES = {"experts right": "clean", "half wrong": "wrong"}  # words -> part of a regime's name
 
 
-def halves(study: str) -> dict[str, list[str]]:
+BASES = {"base 1": "base-1", "base 2": "base-2"}
+
+
+def parted(study: str, parts: dict[str, str] = HALVES) -> dict[str, list[str]]:
+    """Regimes by what their names contain."""
     names = tables.regimes_of(shipped(study))
-    return {f"test: {words}": [r for r in names if part in r] for words, part in HALVES.items()}
+    return {f"test: {words}": [r for r in names if part in r] for words, part in parts.items()}
 
 
 def tables_of_the_page() -> Iterator[tuple[str, str]]:
@@ -30,10 +34,12 @@ def tables_of_the_page() -> Iterator[tuple[str, str]]:
         "regimes": ("amft_full-equal", "amft"),
         "confirm": ("amft_full-equal",),
         "one_rate": ("amft_full-equal", "amft", "cut_low"),
+        "robustness": ("amft_full-equal", "amft", "amft-5e-4"),
     }.items():
+        groups = parted(study, HALVES | (BASES if study == "robustness" else {}))
         yield study, tables.markdown(shipped(study))
         for arm in arms:
-            yield study, tables.differences_markdown(shipped(study), arm, [], halves(study))
+            yield study, tables.differences_markdown(shipped(study), arm, [], groups)
     each = {regime: [regime] for regime in tables.regimes_of(shipped("confirm"))}
     own = tables.differences_markdown(shipped("confirm"), "amft_full-equal", ["test"], each)
     yield "confirm", own
@@ -41,7 +47,7 @@ def tables_of_the_page() -> Iterator[tuple[str, str]]:
     result = shipped("second_task")
     yield "second_task", tables.markdown(result, [*shown[:3], "ood_length", "ood_words"])
     for arm in ("amft_full-equal", "amft"):
-        made = tables.differences_markdown(result, arm, shown, halves("second_task"))
+        made = tables.differences_markdown(result, arm, shown, parted("second_task"))
         yield "second_task", made
 
 
