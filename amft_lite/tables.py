@@ -314,6 +314,55 @@ def print_ceiling(result: dict[str, Any], console: Console) -> None:
     console.print(rows)
 
 
+def by_stage(
+    result: dict[str, Any], split: str = "test"
+) -> dict[str, list[dict[float, np.ndarray]]]:
+    """Success by what mu was in one stage of a run, the other stages averaged.
+
+    For a study of all schedules of some values: {regime: [of each stage: mu -> [S] seeds]}.
+    Constants of other values are left out.
+    """
+    runs = [
+        (cell, [float(stage.split("x")[0]) for stage in cell["settings"]["trace"].split()])
+        for cell in result["cells"]
+    ]
+    values = sorted({mu for _, stages in runs if len(set(stages)) > 1 for mu in stages})
+    seeds = sorted({cell["seed"] for cell, _ in runs})
+    kept = [(cell, stages) for cell, stages in runs if set(stages) <= set(values)]
+
+    def mean(regime: str, seed: int, stage: int, mu: float) -> float:
+        place = regime, seed
+        return float(np.mean([
+            score(cell, split) for cell, stages in kept
+            if (cell["regime"], cell["seed"]) == place and stages[stage] == mu
+        ]))  # fmt: skip
+
+    return {
+        regime: [
+            {mu: np.array([mean(regime, seed, stage, mu) for seed in seeds]) for mu in values}
+            for stage in range(len(kept[0][1]))
+        ]
+        for regime in regimes_of(result)
+    }
+
+
+def stages_markdown(result: dict[str, Any]) -> str:
+    """`by_stage` for a page: means, and the highest mu less the lowest, paired by seed."""
+    found = by_stage(result)
+    low, *_, high = values = list(next(iter(found.values()))[0])
+    head, rows = ["mu in"], []
+    for regime in found:
+        head += [f"{regime}: {mu:g}" for mu in values] + [f"{high:g} less {low:g}"]
+    for stage in range(len(next(iter(found.values())))):
+        row = [f"stage {stage + 1}"]
+        for stages in found.values():
+            gap = mean_interval(stages[stage][high] - stages[stage][low])
+            row += [f"{stages[stage][mu].mean():.3f}" for mu in values]
+            row += [f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"]
+        rows.append(row)
+    return rows_of_markdown(head, rows)
+
+
 #: Success that the efficiency of methods is compared at: between what SFT and the best reach.
 TARGET = 0.15
 

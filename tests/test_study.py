@@ -926,6 +926,24 @@ def test_the_ceiling_by_hand_and_luck_does_not_survive_the_other_seeds_choice():
     assert len(traces) == 29 and sum(arm.startswith("fixed-") for arm in grid.arms) == 5
 
 
+def test_success_by_stage_by_hand():
+    def cell(seed, stages, success):
+        trace = " ".join(f"{mu}x2" for mu in stages)
+        return {"arm": trace, "regime": "r", "seed": seed, "settings": {"trace": trace},
+                "splits": {"test": {"sampled": success}}}  # fmt: skip
+
+    of_both = {(".1", ".1"): 0.1, (".1", ".9"): 0.5, (".9", ".1"): 0.3, (".9", ".9"): 0.7}
+    cells = [cell(seed, stages, x + seed / 10) for seed in (0, 1) for stages, x in of_both.items()]
+    cells.append(cell(0, (".5", ".5"), 0.99))  # a constant between belongs to no stage
+    first, second = tables.by_stage({"cells": cells})["r"]
+    assert first[0.1].tolist() == pytest.approx([0.3, 0.4]) and list(first) == [0.1, 0.9]
+    assert first[0.9].tolist() == pytest.approx([0.5, 0.6])
+    assert second[0.1].tolist() == pytest.approx([0.2, 0.3])
+    assert second[0.9].tolist() == pytest.approx([0.6, 0.7])
+    shown = tables.stages_markdown({"cells": cells}).splitlines()
+    assert shown[3] == "| stage 2 | 0.250 | 0.650 | +0.400 [+0.400, +0.400] |"
+
+
 def test_a_curve_is_looked_at_every_so_many_steps(tmp_path):
     arms = {"sft": {"method": "sft"}, "amft": {"method": "amft"}}
     path = grid_file(tmp_path, curve=2, arms=arms, seeds=[5, 1], regimes={"few": {}})

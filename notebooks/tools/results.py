@@ -43,6 +43,7 @@ def tables_of_the_page() -> Iterator[tuple[str, str]]:
     each = {regime: [regime] for regime in tables.regimes_of(shipped("confirm"))}
     own = tables.differences_markdown(shipped("confirm"), "amft_full-equal", ["test"], each)
     yield "confirm", own
+    yield "oracle", tables.stages_markdown(shipped("oracle"))
     shown = ["test", "test, greedy", "ood_choice", "ood_words"]
     result = shipped("second_task")
     yield "second_task", tables.markdown(result, [*shown[:3], "ood_length", "ood_words"])
