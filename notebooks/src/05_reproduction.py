@@ -524,8 +524,8 @@ for first, others in {
 # * learned weights of tokens and demonstrations gain most where experts err (third
 #   column), greedy and on the new rule too (first figure);
 # * *but rivals, cuts and learned weights run at rate 5e-4, mu alone and constants at
-#   1e-3.* With all at 5e-4 (`one_rate`, next section; CHORD-$\phi$ not run) no rival
-#   is shown to lead mu alone on average, and gains on it under the new rule shrink;
+#   1e-3.* With all at 5e-4 (`one_rate`, next section) no rival is shown to lead mu
+#   alone on average, and gains on it under the new rule shrink;
 # * the default's cheap form is better than every constant and every rival but the two
 #   cuts on average, greedy too but for one of CHORD's two. Its gain on the scalar is
 #   mostly one of wrong experts, under the trained rule;
