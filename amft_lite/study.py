@@ -399,9 +399,11 @@ def run_study(
 
     if waiting or (out / "cells").is_dir():  # a stopped call may have left cells and no result
         with _folder_kept(out):
-            if waiting:
-                _run_cells(waiting, grid, out, jobs, max_hours, done, console)
-            write_result(out / "result.json", collected(map(key, plan)))
+            try:
+                if waiting:
+                    _run_cells(waiting, grid, out, jobs, max_hours, done, console)
+            finally:  # a stopped study has a result, too
+                write_result(out / "result.json", collected(map(key, plan)))
     return collected(asked)
 
 
@@ -450,6 +452,8 @@ def _run_cells(
         try:
             console.print("Stopping when the cells in progress are done (once more: at once).")
             pool.shutdown(cancel_futures=True)
+            finished = [f for f in running if f.done() and not f.cancelled() and not f.exception()]
+            done.update((key(running[future]), future.result()) for future in finished)
         except KeyboardInterrupt:  # workers ignore it, and the interpreter would wait for them
             for worker in active_children():
                 worker.kill()

@@ -618,6 +618,8 @@ def test_ctrl_c_finishes_the_cells_in_progress_and_says_how_to_go_on(tmp_path, b
     assert "Traceback" not in output + errors
     assert not list((out / "cells").glob("*.partial"))
     assert before < len(studies.read_cells(out)) < 120
+    written = json.loads((out / "result.json").read_text())
+    assert len(written["cells"]) == len(studies.read_cells(out))
 
 
 def test_ctrl_c_twice_ends_at_once(tmp_path, begin):
