@@ -604,7 +604,8 @@ stages_of = tables.by_stage(shipped("oracle")).values()
 for (words, dash), stages in zip(REGIMES.items(), stages_of, strict=True):
     for n, by in enumerate(stages):
         figure.add_scatter(
-            x=list(by), y=[x.mean() for x in by.values()], name=f"third {n + 1}, {words}",
+            x=list(by), y=[x.mean() for x in by.values()],
+            name=f"third {n + 1}, {words}",
             line={"color": figures.PALETTE[n], "dash": dash},
         )  # fmt: skip
 figures.describe(figure, "Only the last third matters: a high mu there gains where "
