@@ -143,31 +143,6 @@ def test_quick_is_ten_seeds_of_four_methods_and_its_tables_follow():
     assert moved["amft"] >= 0.1 and moved["sft"] == 0 and moved["rl"] == 0
 
 
-def test_the_page_of_results_shows_regimes_and_second_task_as_they_are_stored():
-    page = (DATA / "studies" / "README.md").read_text(encoding="utf-8")
-    result = shipped("regimes")
-    halves = {f"test: {words}": [r for r in tables.regimes_of(result) if part in r]
-              for words, part in (("experts right", "clean"), ("half wrong", "wrong"))}  # fmt: skip
-    assert tables.markdown(result) in page
-    for arm in ("amft_full-equal", "amft"):
-        assert tables.differences_markdown(result, arm, groups=halves) in page
-    result = shipped("confirm")
-    each = {regime: [regime] for regime in tables.regimes_of(result)}
-    assert tables.markdown(result) in page
-    for shown, groups in (([], halves), (["test"], each)):
-        assert tables.differences_markdown(result, "amft_full-equal", shown, groups) in page
-    result = shipped("one_rate")
-    assert tables.markdown(result) in page
-    for arm in ("amft_full-equal", "amft", "cut_low"):
-        assert tables.differences_markdown(result, arm, [], halves) in page
-    result = shipped("second_task")
-    halves = {"test: experts right": ["clean"], "test: half wrong": ["wrong"]}
-    shown = ["test", "test, greedy", "ood_choice", "ood_words"]
-    assert tables.markdown(result, [*shown[:3], "ood_length", "ood_words"]) in page
-    for arm in ("amft_full-equal", "amft"):
-        assert tables.differences_markdown(result, arm, shown, halves) in page
-
-
 def test_make_results_writes_the_tables_that_stand_in_the_pages():
     results = tool("results")
     for path, text in results.pages().items():

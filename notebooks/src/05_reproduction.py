@@ -581,8 +581,8 @@ for name in ("one_rate", "robustness", "quick", "controls", "ablations", "second
 # want different $\mu$, and there the information is worth .01: the controller goes to
 # .53 where experts are right and to .24 where half of them are wrong, and is better
 # than its own moves with random signs, than another seed's $\mu_t$ replayed, and than
-# a cosine of the same mean. A *constant* of that mean cannot be told from it. A
-# good mean may be all it finds; but the replay has that mean, and is worse by .011.
+# a cosine of the same mean. A *constant* of that mean cannot be told from it. A good
+# mean may be all it finds; but the replay has that mean, and is worse by .011.
 #
 # How much could moving be worth? `oracle`: 24 schedules of three stages against five
 # constants, with the test problems in sight, which no controller has. **Predict** what
@@ -612,8 +612,9 @@ figures.describe(figure, "Only the last third matters: a high mu there gains whe
                          "experts are right and loses where half err")  # fmt: skip
 
 # %% [markdown]
-# Hardly anything is left. One reason (looked at afterwards): what $\mu$ was in the last
-# third decides; what it was before is forgotten.
+# **How to read it.** A steep line: that third matters. No gain of schedules is shown;
+# in sight, which flatters, it is .002 and .006. One reason (looked at afterwards):
+# $\mu$ in the last third decides; little of what it was before is left.
 #
 # `ablations` (the default game again): by sampled success, which the claims are judged
 # by, no part earns its place. But `no-meta-gradient` is Eq. 6's entropy term alone, and
@@ -625,9 +626,8 @@ figures.describe(figure, "Only the last third matters: a high mu there gains whe
 # rollouts, how often.
 #
 # `second_task`, arithmetic: with right experts mu alone is better than the default's
-# cheap form and the cut, with half wrong far below both. On new
-# kinds RL leads (choices) or, with right experts, SFT,
-# then RL (sums in words).
+# cheap form and the cut, with half wrong far below both. On new kinds RL leads
+# (choices) or, with right experts, SFT, then RL (sums in words).
 #
 # `efficiency`: to 15 % success AMFT needs fewer rollouts than exploration alone and
 # than LUFFY where experts are right; but imitation alone needs none. Where half of them

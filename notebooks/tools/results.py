@@ -8,6 +8,7 @@ written by hand: read them again when numbers have moved.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from amft_lite import claims, tables
 from amft_lite.models import DATA
@@ -16,9 +17,8 @@ from amft_lite.study import shipped
 
 README = DATA.parent / "README.md"
 PAGE = DATA / "studies" / "README.md"
-HALVES = {"experts right": "clean", "half wrong": "wrong"}  # words -> part of a regime's name
-
-
+# words -> part of a regime's name
+HALVES = {"experts right": "clean", "half wrong": "wrong"}
 BASES = {"base 1": "base-1", "base 2": "base-2"}
 
 
@@ -41,8 +41,8 @@ def tables_of_the_page() -> Iterator[tuple[str, str]]:
         for arm in arms:
             yield study, tables.differences_markdown(shipped(study), arm, [], groups)
     each = {regime: [regime] for regime in tables.regimes_of(shipped("confirm"))}
-    own = tables.differences_markdown(shipped("confirm"), "amft_full-equal", ["test"], each)
-    yield "confirm", own
+    made = tables.differences_markdown(shipped("confirm"), "amft_full-equal", ["test"], each)
+    yield "confirm", made
     yield "oracle", tables.stages_markdown(shipped("oracle"))
     shown = ["test", "test, greedy", "ood_choice", "ood_words"]
     result = shipped("second_task")
@@ -66,7 +66,7 @@ def replaced(text: str, table: str, section: str = "") -> str:
     return text[:start] + table + text[end + 1 :]
 
 
-def pages() -> dict:
+def pages() -> dict[Path, str]:
     """path -> its text, as the stored results have it."""
     page = PAGE.read_text(encoding="utf-8")
     for study, table in tables_of_the_page():
