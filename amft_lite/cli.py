@@ -360,7 +360,7 @@ def pretrain(
         config = recipe(size, task, seed=seed, format_share=format_share, **changes)
     except ValueError as error:
         raise refuse(f"{error}.") from None
-    folder = out or Path("runs") / "bases" / f"{task}-{size}"
+    folder = out or Path("runs") / "bases" / f"{task}-{size}{f'-seed{seed}' if seed else ''}"
     if folder.exists() and not folder.is_dir():
         raise refuse(f"{folder} is a file; --out needs a folder.")
     if folder.is_dir() and any(folder.iterdir()):

@@ -19,6 +19,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -159,9 +160,11 @@ def load_base(config: RunConfig, task: Task):
                 f"base: no tiny model in {folder}, and no recipe for one of {config.task}; name a "
                 f"folder by --set base=FOLDER, or a real model by --set model=NAME."
             )
+        named = re.search(r"-seed(\d+)$", folder.name)  # as `pretrain --seed N` calls it
+        seed = f" --seed {named[1]}" if named else ""
         raise ConfigError(
-            f"base: no model in {folder}; `amft-lite pretrain --task {config.task} --out {folder}` "
-            f"trains one, or name another folder by --set base=FOLDER."
+            f"base: no model in {folder}; `amft-lite pretrain --task {config.task}{seed} --out "
+            f"{folder}` trains one, or name another folder by --set base=FOLDER."
         )
     policy, tokenizer = read_policy(folder, ConfigError)
     try:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from amft_lite import pretrain as module
 from amft_lite.cli import app
+from amft_lite.grids import read_grid
 from amft_lite.models import SIZES, base_folder, tiny_llama, word_tokenizer
 from amft_lite.pretrain import (
     PretrainConfig,
@@ -133,6 +135,22 @@ def command(monkeypatch):
         return result.exit_code, result.output
 
     return call
+
+
+def test_a_base_of_another_seed_lands_where_the_robustness_study_looks_for_it(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(module, "bands", lambda *given: bands(*given, prompts=10))
+    monkeypatch.chdir(tmp_path)
+    for seed in ("0", "1", "2"):
+        done = CliRunner().invoke(app, ["pretrain", "--steps", "2", "--seed", seed])
+        assert done.exit_code == 0, done.output
+    made = {path.as_posix() for path in Path("runs/bases").iterdir()}
+    named = {settings["base"] for settings in read_grid("robustness").regimes.values()}
+    assert made == named | {"runs/bases/general_points-0.2M"} and len(named) == 2
+    for base in named:
+        recipe = json.loads(Path(base, "recipe.json").read_text())["recipe"]
+        assert base.endswith(f"-seed{recipe['seed']}")
 
 
 def stop(*given, **named):
