@@ -608,6 +608,8 @@ for (words, dash), stages in zip(REGIMES.items(), stages_of, strict=True):
             name=f"third {n + 1}, {words}",
             line={"color": figures.PALETTE[n], "dash": dash},
         )  # fmt: skip
+        gap = mean_interval(by[0.9] - by[0.05])
+        print(f"third {n + 1}, {words:18} mu = .9 less .05, paired: {gap}")
 figures.describe(figure, "Only the last third matters: a high mu there gains where "
                          "experts are right and loses where half err")  # fmt: skip
 
