@@ -230,6 +230,7 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     both = len({arm.startswith(CONSTANT) for arm in arms}) == 2
     if both and len(seeds) > 1 and all("trace" in cell.get("settings", {}) for cell in cells):
         print_ceiling(result, console)
+        print_stages(result, console)
     if all("curve" in cell for cell in cells if "splits" in cell):
         print_curves(result, console, split=measures_of(result)[0][0])
     if warning := seeds_warning(len(seeds)):
@@ -321,6 +322,9 @@ def by_stage(
 
     For a study of all schedules of some values: {regime: [of each stage: mu -> [S] seeds]}.
     Constants of other values are left out.
+
+    Raises:
+        ValueError: a schedule of these values is missing, so the stages do not average out.
     """
     runs = [
         (cell, [float(stage.split("x")[0]) for stage in cell["settings"]["trace"].split()])
@@ -329,6 +333,9 @@ def by_stage(
     values = sorted({mu for _, stages in runs if len(set(stages)) > 1 for mu in stages})
     seeds = sorted({cell["seed"] for cell, _ in runs})
     kept = [(cell, stages) for cell, stages in runs if set(stages) <= set(values)]
+    there = {tuple(stages) for _, stages in kept}
+    if len({len(stages) for stages in there}) != 1 or len(there) != len(values) ** len(min(there)):
+        raise ValueError(f"not all schedules of {values} are there")
 
     def mean(regime: str, seed: int, stage: int, mu: float) -> float:
         place = regime, seed
@@ -346,21 +353,41 @@ def by_stage(
     }
 
 
+def stage_rows(stages: list[dict[float, np.ndarray]]) -> tuple[list[str], list[list[str]]]:
+    """One regime of `by_stage` as a head and a row a stage: means, and the highest mu less the
+    lowest, paired by seed."""
+    low, *_, high = values = list(stages[0])
+    gaps = [mean_interval(stage[high] - stage[low]) for stage in stages]
+    return [f"{mu:g}" for mu in values] + [f"{high:g} less {low:g}"], [
+        [f"{stage[mu].mean():.3f}" for mu in values]
+        + [f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"]
+        for stage, gap in zip(stages, gaps, strict=True)
+    ]
+
+
 def stages_markdown(result: dict[str, Any]) -> str:
-    """`by_stage` for a page: means, and the highest mu less the lowest, paired by seed."""
-    found = by_stage(result)
-    low, *_, high = values = list(next(iter(found.values()))[0])
+    """`by_stage` for a page, regimes side by side."""
     head, rows = ["mu in"], []
-    for regime in found:
-        head += [f"{regime}: {mu:g}" for mu in values] + [f"{high:g} less {low:g}"]
-    for stage in range(len(next(iter(found.values())))):
-        row = [f"stage {stage + 1}"]
-        for stages in found.values():
-            gap = mean_interval(stages[stage][high] - stages[stage][low])
-            row += [f"{stages[stage][mu].mean():.3f}" for mu in values]
-            row += [f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"]
-        rows.append(row)
+    for regime, stages in by_stage(result).items():
+        names, found = stage_rows(stages)
+        head += [f"{regime}: {names[0]}", *names[1:]]
+        rows = rows or [[f"stage {n + 1}"] for n in range(len(found))]
+        rows = [row + more for row, more in zip(rows, found, strict=True)]
     return rows_of_markdown(head, rows)
+
+
+def print_stages(result: dict[str, Any], console: Console) -> None:
+    """`by_stage`, a table a regime; none where schedules are missing."""
+    try:
+        found = by_stage(result)
+    except ValueError:
+        return
+    for regime, stages in found.items():
+        names, means = stage_rows(stages)
+        rows = Table("mu in", *names, title=f"Success by what mu was in one stage, {regime}")
+        for n, row in enumerate(means):
+            rows.add_row(f"stage {n + 1}", *row)
+        console.print(rows)
 
 
 #: Success that the efficiency of methods is compared at: between what SFT and the best reach.

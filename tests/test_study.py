@@ -919,6 +919,17 @@ def test_success_by_stage_by_hand():
     assert second[0.9].tolist() == pytest.approx([0.6, 0.7])
     shown = tables.stages_markdown({"cells": cells}).splitlines()
     assert shown[3] == "| stage 2 | 0.250 | 0.650 | +0.400 [+0.400, +0.400] |"
+    console = quiet()
+    tables.print_stages({"cells": cells}, console)
+    [row] = [line for line in console.export_text().splitlines() if "stage 2" in line]
+    assert [x.strip() for x in row.strip("│").split("│")] == [
+        "stage 2", "0.250", "0.650", "+0.400 [+0.400, +0.400]"]  # fmt: skip
+    few = {"cells": [c for c in cells if c["arm"] != ".9x2 .1x2"]}
+    with pytest.raises(ValueError, match="not all schedules"):
+        tables.by_stage(few)
+    console = quiet()
+    tables.print_stages(few, console)
+    assert console.export_text() == ""
 
 
 def test_a_curve_is_looked_at_every_so_many_steps(tmp_path):
