@@ -423,7 +423,7 @@ def study(
     trains what is missing. Trained anew, a committed study's cells are checked against its bands.
     """
     from amft_lite import study as studies
-    from amft_lite import tables
+    from amft_lite import study_tables, tables
 
     try:
         if not name:
@@ -433,7 +433,7 @@ def study(
         result = studies.run_study(
             name, out, jobs, resume, max_hours, seeds, listed(methods), listed(regimes), console
         )
-        tables.print_result(result, console)
+        study_tables.print_result(result, console)
         packaged = name in studies.grid_names() and not resume
         stored = studies.shipped_or_none(name) if packaged and result["cells"] else None
         if stored and not result["cells"][0].get("candidate"):

@@ -132,7 +132,7 @@ LAYERS = [
     {"report", "cells", "grids"},
     {"study"},
     {"tables"},
-    {"claims", "study_figures"},
+    {"claims", "study_figures", "study_tables"},
     {"exercises.checking"},
     {"exercises.implicit_rewards", "exercises.losses", "exercises.controller",
      "exercises.training", "exercises.reproduction", "exercises.scaling", "exercises.vision",

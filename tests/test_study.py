@@ -18,7 +18,7 @@ from scipy import stats
 from test_runs import amft, command
 from tools import tool
 
-from amft_lite import grids, study_figures, tables
+from amft_lite import grids, study_figures, study_tables, tables
 from amft_lite import study as studies
 from amft_lite.config import build
 from amft_lite.grids import StudyError, grid_names, key, plan_cells, read_grid
@@ -723,7 +723,7 @@ def test_diverged_runs_are_shown_as_what_they_are():
 
     lost = [cell("a", seed, diverged="not finite") for seed in (0, 1)]
     console = quiet()
-    tables.print_result({"study": "t", "cells": lost}, console)
+    study_tables.print_result({"study": "t", "cells": lost}, console)
     assert "All of 2 runs diverged" in console.export_text()
     fine = {"splits": {"test": {"sampled": 0.6}}}
     tuned = [cell("a", 0, candidate="fast", diverged="not finite"),
@@ -731,7 +731,7 @@ def test_diverged_runs_are_shown_as_what_they_are():
              *(cell("a", seed, candidate="slow", splits={"test": {"sampled": 0.4}})
                for seed in (0, 1))]  # fmt: skip
     console = quiet()
-    tables.print_result({"study": "t", "cells": tuned}, console)  # .3 of fast, .4 of slow
+    study_tables.print_result({"study": "t", "cells": tuned}, console)  # .3 of fast, .4 of slow
     printed = console.export_text()
     assert "0.300" in printed and "[0.400]" in printed
     assert choices({"study": "t", "cells": tuned}) == {"a": "slow"}
@@ -742,7 +742,7 @@ def test_diverged_runs_are_shown_as_what_they_are():
     assert choices({"study": "t", "cells": begun}) == {"a": "slow"}
     apart = [begun[1], begun[2]]
     assert choices({"study": "t", "cells": apart}) == {}
-    tables.print_result({"study": "t", "cells": apart}, quiet())
+    study_tables.print_result({"study": "t", "cells": apart}, quiet())
 
 
 def test_curves_are_read_on_the_first_split_whatever_its_name():
@@ -750,7 +750,7 @@ def test_curves_are_read_on_the_first_split_whatever_its_name():
         {"step": 5, "rollouts": 8, "seconds": 1.0, "validation": 0.2, "demonstration_nll": 1.0}
     ]
     console = quiet()
-    tables.print_result({"study": "t", "cells": [
+    study_tables.print_result({"study": "t", "cells": [
         {"arm": "a", "regime": "r", "seed": 1, "curve": curve, "traces": {},
          "splits": {"validation": {"sampled": 0.2}}}]}, console)  # fmt: skip
     assert "1 of 1" in console.export_text()
@@ -772,7 +772,7 @@ def test_regret_by_hand():
     assert lost["own"]["each"] == pytest.approx({"r": -0.1, "s": 0.1})
     assert lost["fixed-.1"]["mean"]["mean"] == pytest.approx(0.1)  # (.2 + 0) / 2
     console = quiet()
-    tables.print_result(result, console)
+    study_tables.print_result(result, console)
     printed = " ".join(console.export_text().split())  # titles wrap
     assert "Regret to the best constant" in printed and "own" in printed
     assert "2 seeds, mean of 2 regimes" in printed and "Only 2 seeds" in printed
@@ -784,7 +784,7 @@ def test_regret_by_hand():
     more = {"study": "t", "core_hours": 1.5, "cells": [*result["cells"], *gate, *late]}
     assert tables.arms_of(tables.finished(more)) == ["fixed-.1", "fixed-.9", "own", "gate"]
     console = quiet()
-    tables.print_result(more, console)
+    study_tables.print_result(more, console)
     printed = " ".join(console.export_text().split())  # titles wrap
     assert "Left out, not finished: late." in printed and "38% of prompts" in printed
     assert "17 cells, 1.5 core-hours in all." in printed
@@ -822,7 +822,7 @@ def test_every_table_of_a_committed_result_prints(monkeypatch):
     monkeypatch.setattr(tables, "DRAWS", 50)  # what is printed is looked at elsewhere
     for name in COMMITTED:
         result, console = shipped(name), quiet()
-        tables.print_result(result, console)
+        study_tables.print_result(result, console)
         assert result["cells"][0]["arm"] in console.export_text(), name
 
 
@@ -837,7 +837,7 @@ def test_the_chance_to_win_and_other_problems_are_printed_beside_differences():
         wins += [(a > b) + (a == b) / 2 for a in x for b in y]
     gap = np.mean(column(result, "amft", "test")) - np.mean(column(result, "fixed-.1", "test"))
     console = quiet()
-    tables.print_result(result, console)
+    study_tables.print_result(result, console)
     printed = console.export_text()
     [row] = [line for line in printed.splitlines() if "amft - fixed-.1" in line][-1:]
     seen, chance, problems = [cell.strip() for cell in row.split("│")[2:5]]
@@ -876,7 +876,7 @@ def test_curves_by_hand():
         {"arm": "a", "regime": "r", "seed": s, "curve": curve} for s in (1, 2)
     ] + [{"arm": "lost", "regime": "r", "seed": 1, "diverged": "step 3"}]}  # fmt: skip
     console = quiet()
-    tables.print_curves(result, console)
+    study_tables.print_curves(result, console)
     row = next(line for line in console.export_text().splitlines() if "2 of 2" in line)
     assert [x.strip() for x in row.strip("│").split("│")] == [
         "a", "2 of 2", "20", "400", "2.5", "0.080", "0.300", "0.700"]  # fmt: skip
@@ -896,7 +896,7 @@ def test_the_ceiling_by_hand_and_luck_does_not_survive_the_other_seeds_choice():
     # and fixed-.1 by the same tie -> .1 - .2; seed 2: up ties with down, fixed-.1 -> .2 - .2
     assert row["chosen_elsewhere"] == pytest.approx([-0.1, -0.1, 0.0])
     console = quiet()
-    tables.print_ceiling(result, console)
+    study_tables.print_ceiling(result, console)
     assert "-0.067 [" in console.export_text()
     grid = read_grid("oracle")
     traces = {settings["trace"] for settings in grid.arms.values()}
@@ -920,7 +920,7 @@ def test_success_by_stage_by_hand():
     shown = tables.stages_markdown({"cells": cells}).splitlines()
     assert shown[3] == "| stage 2 | 0.250 | 0.650 | +0.400 [+0.400, +0.400] |"
     console = quiet()
-    tables.print_stages({"cells": cells}, console)
+    study_tables.print_stages({"cells": cells}, console)
     [row] = [line for line in console.export_text().splitlines() if "stage 2" in line]
     assert [x.strip() for x in row.strip("│").split("│")] == [
         "stage 2", "0.250", "0.650", "+0.400 [+0.400, +0.400]"]  # fmt: skip
@@ -928,7 +928,7 @@ def test_success_by_stage_by_hand():
     with pytest.raises(ValueError, match="not all schedules"):
         tables.by_stage(few)
     console = quiet()
-    tables.print_stages(few, console)
+    study_tables.print_stages(few, console)
     assert console.export_text() == ""
 
 

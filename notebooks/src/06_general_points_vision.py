@@ -456,13 +456,13 @@ for split in ("ood_visual", "ood_rule"):
 # of the training rule and colour *alone*, before any other split was looked at:
 
 # %%
-from amft_lite import study_figures, tables
+from amft_lite import study_figures, study_tables
 from amft_lite.statistics import mean_interval
 from amft_lite.study import shipped
 from rich.console import Console
 
 print("Share solved, two seeds")
-tables.print_choices(shipped("vision_tune"), Console(width=88))
+study_tables.print_choices(shipped("vision_tune"), Console(width=88))
 
 # %%
 study = shipped("vision")

@@ -504,13 +504,13 @@ figures.describe(figure, "Turns right along two short runs: compass words, left 
 # training rule alone:
 
 # %%
-from amft_lite import study_figures, tables
+from amft_lite import study_figures, study_tables
 from amft_lite.statistics import mean_interval
 from amft_lite.study import shipped
 from rich.console import Console
 
 print("Share of routes that arrive, two seeds")
-tables.print_choices(shipped("navigation_tune"), Console(width=88))
+study_tables.print_choices(shipped("navigation_tune"), Console(width=88))
 
 # %%
 study = shipped("navigation")
