@@ -122,7 +122,7 @@ def test_success_is_the_hits_over_the_answers(name):
                 assert found["outcomes"].get(reason, 0) == pytest.approx(share, abs=6e-4)
 
 
-def test_quick_is_ten_seeds_of_four_methods_and_its_tables_follow():
+def test_quick_is_ten_seeds_of_six_methods_and_its_tables_follow():
     quick = shipped("quick")
     found = tables.comparison(quick)
     assert found["seeds"] == list(range(1, 11))
@@ -227,13 +227,16 @@ def test_the_readme_s_first_table_is_quick_s():
     quick = shipped("quick")
     found = tables.comparison(quick, "amft")
     measures = ("test", "test_greedy", "ood_rule")
-    for arm in ("amft", "sft", "rl", "placebo"):
+    for arm in tables.arms_of(quick):
         shown = " | ".join(tables.number(found["means"][arm][m]) for m in measures)
         assert re.search(rf"^\| {arm}( \([^|]*\))? \| {re.escape(shown)} \|$", readme, re.M), arm
-        if arm != "amft":
-            row = [found["differences"][f"amft - {arm}"][m] for m in measures]
+    shown_pairs = {"amft": ("sft", "rl", "placebo"), "amft_full": ("amft", "cut_low")}
+    for first, others in shown_pairs.items():
+        differences = tables.comparison(quick, first)["differences"]
+        for arm in others:
+            row = [differences[f"{first} - {arm}"][m] for m in measures]
             shown = " | ".join(f"{m['mean']:+.3f} [{m['low']:+.3f}, {m['high']:+.3f}]" for m in row)
-            assert f"| **amft - {arm}**, paired | {shown} |" in readme
+            assert f"| **{first} - {arm}**, paired | {shown} |" in readme
 
 
 @pytest.mark.parametrize(

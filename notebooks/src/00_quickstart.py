@@ -267,9 +267,9 @@ for hand, [text] in zip(
 # %% [markdown]
 # ## One run proves nothing
 #
-# Another seed gives another curve. Here is what ten seeds say of $\mu$ alone
-# (`amft-lite study quick`; its result is part of this repository): the share of right
-# answers on test problems at the end, with 95 % intervals over seeds.
+# Another seed gives another curve. Here is what ten seeds say (`amft-lite study quick`;
+# its result is part of this repository): the share of right answers on test problems at
+# the end, with 95 % intervals over seeds. First $\mu$ alone, `amft`.
 
 # %%
 from amft_lite.study import shipped
@@ -283,9 +283,9 @@ for name, row in result["means"].items():
         f"n={m['n']} seeds"
     )
 print("\ndifferences, paired by seed")
-for name, row in result["differences"].items():
-    m = row["test"]
-    print(f"{name:15} {m['mean']:+.3f}  [{m['low']:+.3f}, {m['high']:+.3f}]")
+for other in ("sft", "rl", "placebo"):
+    m = result["differences"][f"amft - {other}"]["test"]
+    print(f"amft - {other:8} {m['mean']:+.3f}  [{m['low']:+.3f}, {m['high']:+.3f}]")
 
 # %% [markdown]
 # **How to read it.** An interval that leaves out 0 is a difference that is unlikely to
@@ -303,29 +303,39 @@ for name, row in result["differences"].items():
 # That is a result about our small game, not about AMFT in general; and if success
 # hardly depends on $\mu$ where both wander, no signal could show itself.
 #
-# So there is little to learn about *how much* to imitate here. About *what* to imitate
-# there is more. Five seeds of the default (`amft-lite study default_game`, on
-# *validation* problems, because defaults must not be chosen on test problems), beside
-# the scalar and `cut_low`: a constant $\mu$ that never imitates a token which the model
-# gives less than 15 %.
+# So there is little to learn about *how much* to imitate here. Is there more in *what*?
+# The default learns that, too. It was chosen on *validation* problems (in this game
+# `amft-lite study default_game`, five seeds), because defaults must not be chosen on
+# test problems; those were asked afterwards, with the ten seeds above. Beside it
+# `cut_low`: a constant $\mu$ that never imitates a token which the model gives less
+# than 15 %.
 
 # %%
-names = {"amft_gate-entropy": "amft_full", "amft": "amft", "cut_low": "cut_low"}
-game = comparison(shipped("default_game"), "amft_gate-entropy")
-for arm, name in names.items():
-    m = game["means"][arm]["validation"]
-    print(f"{name:22} {m['mean']:.3f}  [{m['low']:.3f}, {m['high']:.3f}]  n={m['n']}")
-for arm in ("amft", "cut_low"):
-    m = game["differences"][f"amft_gate-entropy - {arm}"]["validation"]
-    print(f"amft_full - {arm:10} {m['mean']:+.3f}  [{m['low']:+.3f}, {m['high']:+.3f}]")
+chosen_on = comparison(shipped("default_game"), "amft_gate-entropy")["differences"]
+judged_on = comparison(shipped("quick"), "amft_full")["differences"]
+for other in ("amft", "cut_low"):
+    print(f"amft_full - {other}")
+    before, after = (
+        chosen_on[f"amft_gate-entropy - {other}"],
+        judged_on[f"amft_full - {other}"],
+    )
+    for words, m in {
+        "validation, 5 seeds": before["validation"],
+        "test, 10 seeds": after["test"],
+        "new rule, 10 seeds": after["ood_rule"],
+    }.items():
+        print(f"  {words:20} {m['mean']:+.3f}  [{m['low']:+.3f}, {m['high']:+.3f}]")
 
 # %% [markdown]
-# **How to read it.** The default beats $\mu$ alone in sampled success; *and a constant
-# rule does as well*. The learned weights start where unlikely tokens are not imitated,
-# and mostly stay there; weights that start open find that place by themselves (notebook
-# 03). The cut was found by looking at them, and whoever knows it need not pay for
-# learning it. Finding where, if anywhere, learning pays is what the rest of the kit is
-# for.
+# **How to read it.** On the problems that helped to choose it the default leads $\mu$
+# alone by .032; on test problems by .015, and that interval includes 0. The two may
+# agree, as wide as they are; but what is chosen for looking good tends to look better
+# than it is, and hence there are two sets. Under the rule it was never trained on it
+# leads by .017. *And a constant does as well as the default.* Its learned weights start
+# where unlikely tokens are not imitated, and mostly stay there; weights that start open
+# find that place by themselves (notebook 03). The cut was found by looking at them, and
+# whoever knows it need not pay for learning it. Finding where, if anywhere, learning
+# pays is what the rest of the kit is for.
 #
 # ## Self-test
 #
