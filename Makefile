@@ -28,7 +28,7 @@ test: $(VENV)/.dev $(VENV)/.smollm2 ## All tests and notebooks: about 20 minutes
 test-all: $(VENV)/.dev $(VENV)/.smollm2 ## The same with the long versions
 	$(BIN)/python -m pytest -q -n 2 --run-slow $(NBMAKE) tests notebooks
 
-quick-study: $(VENV)/.dev ## AMFT, SFT, RL and a placebo over 10 seeds, about 12 minutes
+quick-study: $(VENV)/.dev ## AMFT, SFT, RL and a placebo over 10 seeds, about 25 minutes
 	$(BIN)/amft-lite study quick
 
 base: $(VENV)/.core ## Train the shipped base models again, about 4 minutes each

@@ -250,12 +250,11 @@ def seeds_lacking(test: dict[str, Any]) -> str:
         arms = set(grid.arms)
     if test["kind_of"] == "best_constant":
         arms |= {arm for arm in grid.arms if arm.startswith("fixed-")}
-    wanted = len(arms) * len(grid.regimes)
-    count = Counter(c["seed"] for c in cells if c["arm"] in arms)
-    whole = sum(n == wanted for n in count.values())
-    if whole >= grid.seeds[1]:
+    count, seeds = Counter(c["arm"] for c in cells), grid.seeds[1]
+    lacking = [arm for arm in grid.arms if arm in arms and count[arm] < seeds * len(grid.regimes)]
+    if not lacking:
         return ""
-    return f"the study {test['study']} has {whole} of {grid.seeds[1]} seeds so far"
+    return f"of {', '.join(lacking)} the study {test['study']} has not all {seeds} seeds yet"
 
 
 def evaluate(row: dict[str, Any]) -> dict[str, Any]:

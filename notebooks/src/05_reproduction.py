@@ -610,13 +610,13 @@ for (words, dash), stages in zip(REGIMES.items(), stages_of, strict=True):
         )  # fmt: skip
         gap = mean_interval(by[0.9] - by[0.05])
         print(f"third {n + 1}, {words:18} mu = .9 less .05, paired: {gap}")
-figures.describe(figure, "Only the last third matters: a high mu there gains where "
+figures.describe(figure, "The last third matters most: a high mu there gains where "
                          "experts are right and loses where half err")  # fmt: skip
 
 # %% [markdown]
 # **How to read it.** A steep line: that third matters. No gain of schedules is shown;
 # in sight, which flatters, it is .002 and .006. One reason (looked at afterwards):
-# $\mu$ in the last third decides; little of what it was before is left.
+# $\mu$ in the last third counts most, what it was before little.
 #
 # `ablations` (the default game again): by sampled success, which the claims are judged
 # by, no part earns its place. But `no-meta-gradient` is Eq. 6's entropy term alone, and
