@@ -13,8 +13,8 @@ recomputed by `--check`:
     not testable     at this scale; the row says why
 
 The unit of an interval is the seed (in the row on recorded moments, the moment); differences are
-paired by seed, regimes are averaged. An interval is at 95 %; one against the least settled of
-several rivals is at the level that Holm's procedure gave it, and `because` says so.
+paired by seed, regimes are averaged. An interval is at 95 %; that of several rivals which ends
+lowest is at the level that Holm's procedure gave it, and `because` says so.
 
 Left out: judgement. A row's words may be argued with; its number follows from the files.
 """
@@ -32,11 +32,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from amft_lite.grids import read_grid
+from amft_lite.grids import grid_names, read_grid
 from amft_lite.models import DATA
+from amft_lite.results import is_recorded, recording, shipped, shipped_or_none
 from amft_lite.runs import write_text
 from amft_lite.statistics import Interval, mean_interval, p_value, regret, table
-from amft_lite.study import is_recorded, recording, shipped, shipped_or_none
 from amft_lite.tables import ceiling, point_reached, regimes_of
 
 PATH = DATA / "claims.yaml"
@@ -134,7 +134,7 @@ def beats_each(test: dict[str, Any]) -> Finding:
     """arm less each of the rivals in `minus`, regimes averaged, by Holm's procedure.
 
     The rival of the smallest p value is judged at .05 / m, the next at .05 / (m - 1), ... and from
-    the first that is not settled on at its level. `overall` is the least settled of them.
+    the first that is not settled on at its level. `overall` is the one whose interval ends lowest.
     """
     result, threshold = shipped(test["study"]), test.get("threshold", 0.0)
     x, rivals = _column(result, test["arm"], test), test["minus"]
@@ -217,6 +217,19 @@ TESTS: dict[str, Callable[[dict[str, Any]], Finding]] = {
 }
 
 
+#: kind_of -> (what its test must say, what it may say besides)
+_SUCCESS = {"split", "kind", "field", "regimes"}
+KEYS: dict[str, tuple[set[str], set[str]]] = {
+    "difference": ({"study", "arm"}, {"minus", *_SUCCESS}),
+    "best_constant": ({"study", "arm"}, _SUCCESS),
+    "schedule_gain": ({"study"}, set()),
+    "beats_each": ({"study", "arm", "minus"}, _SUCCESS),
+    "steadier": ({"study", "arm", "minus"}, _SUCCESS),
+    "right_signs": ({"rollouts"}, set()),
+    "along_runs": ({"share"}, {"regimes"}),
+}
+
+
 # --- verdicts -------------------------------------------------------------------------------------
 
 
@@ -231,11 +244,13 @@ def judge(found: Finding, threshold: float) -> tuple[str, str]:
             return PARTLY, opposite
         alone = f"; by itself {place} {len(above)} of {len(each)}" if len(each) > 1 else ""
         return HOLDS, f"the interval lies above the threshold{alone}"
+    reverse = found.overall.high < threshold
     if above and len(each) > 1:
         rest = f"; {opposite}" if below else ""
+        rest += "; on average the opposite is shown" if reverse and place == "in" else ""
         return PARTLY, f"shown {place} {', '.join(above)} only{rest}"
-    if found.overall.high < threshold:
-        return NOT, "the opposite is shown"
+    if reverse:
+        return NOT, "the opposite is shown" if place == "in" else opposite
     return NOT, "not shown: the interval includes the threshold" + (
         f"; {opposite}" if below else ""
     )
@@ -273,7 +288,7 @@ def evaluate(row: dict[str, Any]) -> dict[str, Any]:
     found = TESTS[test["kind_of"]](test | {"threshold": row["threshold"]})
     verdict, because = judge(found, row["threshold"])
     if test["kind_of"] == "beats_each":
-        because += "; the number is of the least settled rival, its interval at Holm's level"
+        because += "; the number is of the rival whose interval ends lowest, at Holm's level"
     o = found.overall
     counts = row["test"].get("field", "").startswith("rollouts")
     form = "+,.0f" if counts else "+.3f"
@@ -285,17 +300,54 @@ def read_claims() -> list[dict[str, Any]]:
     """The rows of the ledger.
 
     Raises:
-        ClaimError: a row lacks what it needs.
+        ClaimError: it is no list of rows, or a row lacks what it needs or names what is not there.
     """
-    rows = yaml.safe_load(PATH.read_text(encoding="utf-8"))
+    try:
+        rows = yaml.safe_load(PATH.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ClaimError(f"{PATH} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ClaimError(f"{PATH} must be a list of rows that begin with `- id:`.")
     for row in rows:
         needed = ["id", "claim", "source", "scale"]
         needed += [] if "untestable" in row else ["test", "threshold"]
         if missing := [name for name in needed if name not in row]:
             raise ClaimError(f"{PATH}: the row {row.get('id')!r} lacks {missing[0]}.")
-        if "test" in row and row["test"].get("kind_of") not in TESTS:
-            raise ClaimError(f"{PATH}: {row['id']}: kind_of must be one of {', '.join(TESTS)}.")
+        if "test" in row:
+            check_test(f"{PATH}: {row['id']}", row["test"])
     return rows
+
+
+def check_test(place: str, test: dict[str, Any]) -> None:
+    """Does a row's test say all that it must, and name only what there is?
+
+    A slip that passed would be judged by another measure, or wait for ever as pending.
+
+    Raises:
+        ClaimError: it does not.
+    """
+    if test.get("kind_of") not in TESTS:
+        raise ClaimError(f"{place}: kind_of must be one of {', '.join(TESTS)}.")
+    needed, more = KEYS[test["kind_of"]]
+    if missing := sorted(needed - set(test)):
+        raise ClaimError(f"{place}: the test {test['kind_of']} lacks {missing[0]}.")
+    if stray := sorted(set(test) - needed - more - {"kind_of"}):
+        known = ", ".join(sorted(needed | more))
+        raise ClaimError(f"{place}: {test['kind_of']} knows no {stray[0]!r}, but {known}.")
+    if "study" not in test:
+        return
+    if test["study"] not in grid_names():
+        known = ", ".join(grid_names())
+        raise ClaimError(f"{place}: no study is called {test['study']!r}; known: {known}.")
+    grid = read_grid(test["study"])
+    allowed = {"regimes": grid.regimes, "split": grid.splits, "kind": ("sampled", "greedy"),
+               "arm": grid.arms, "minus": grid.arms}  # fmt: skip
+    for key, names in allowed.items():
+        said = test.get(key, [])
+        if stray := [x for x in (said if isinstance(said, list) else [said]) if x not in names]:
+            raise ClaimError(
+                f"{place}: {key} {stray[0]!r} is not in {test['study']}; known: {', '.join(names)}."
+            )
 
 
 def check() -> list[str]:

@@ -422,8 +422,8 @@ def study(
     Every cell is a file, written whole: a killed study loses the cells in progress, and --resume
     trains what is missing. Trained anew, a committed study's cells are checked against its bands.
     """
+    from amft_lite import results, study_tables, tables
     from amft_lite import study as studies
-    from amft_lite import study_tables, tables
 
     try:
         if not name:
@@ -434,8 +434,10 @@ def study(
             name, out, jobs, resume, max_hours, seeds, listed(methods), listed(regimes), console
         )
         study_tables.print_result(result, console)
-        packaged = name in studies.grid_names() and not resume
-        stored = studies.shipped_or_none(name) if packaged and result["cells"] else None
+        anew = results.begun_anew(out or studies.folder_of(name))
+        result["cells"] = [cell for cell in result["cells"] if studies.key(cell) in anew]
+        packaged = name in studies.grid_names() and result["cells"]
+        stored = results.shipped_or_none(name) if packaged else None
         if stored and not result["cells"][0].get("candidate"):
             strays, checked = tables.outside_bands(result, stored)
             for line in strays:

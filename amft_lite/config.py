@@ -419,6 +419,11 @@ def build(*layers: dict[str, Any]) -> RunConfig:
             )
         if config.inner_epochs > 1 or config.advantage == "gae":
             raise ConfigError(f"{method} works with inner_epochs 1 and advantage group only.")
+        counts = METHODS[method].prompt_gate or METHODS[method].in_group == "srft"
+        if counts and config.reward == "shaped":  # a walk that was lost late has points, too
+            raise ConfigError(
+                f"{method} counts an answer with any reward as right; reward must be binary."
+            )
     if method == "entropy_only" and config.entropy_form == "gradient":
         raise ConfigError("entropy_only has no utility for entropy_form gradient to act through.")
     return config

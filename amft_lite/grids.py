@@ -52,8 +52,8 @@ def _text(value: Any) -> bool:
 
 
 def _name(value: Any) -> bool:
-    """Names become parts of file names."""
-    return _text(value) and value != "" and not set(value) & set("/\\\0")
+    """Names become parts of file names, which `--` holds apart."""
+    return _text(value) and value != "" and not set(value) & set("/\\\0") and "--" not in value
 
 
 def _pair(value: Any) -> bool:
@@ -115,7 +115,11 @@ def check_forms(path: Path, content: dict[str, Any]) -> None:
     for key, value in content.items():
         is_so, words = FORMS[key]
         if not is_so(value):
-            raise StudyError(f"{path}: {key} must be {words}, not {value!r}; names are text.")
+            raise StudyError(
+                f"{path}: {key} must be {words}, not {value!r}; names are text without / and --."
+            )
+    if content.get("family") and not content.get("tuned_by"):
+        raise StudyError(f"{path}: family says whose choice an arm takes, so it needs tuned_by.")
     for key in ("family", "only"):
         if stray := [arm for arm in content.get(key, {}) if arm not in content["arms"]]:
             raise StudyError(
@@ -284,7 +288,8 @@ def file_name(cell: dict[str, Any]) -> str:
 def how(grid: Grid) -> dict[str, Any]:
     """What of a grid all its cells share; a cell that was made otherwise is not of it.
 
-    A recipe in a file counts by its settings, for those may change under its name.
+    A recipe in a file counts by its settings, for those may change under its name. One of the
+    package counts by its name: what its defaults were, the cell's commit says.
     """
     recipe = grid.recipe if grid.recipe in named_configs() else read_file(grid.recipe)
     return {"recipe": recipe, "splits": grid.splits, "curve": grid.curve, "look": grid.glance}

@@ -23,6 +23,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,13 @@ class Progress:
 def write_text(path: Path, text: str) -> None:
     """Write a file that is whole or is not there."""
     beside = path.with_name(path.name + ".partial")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError:  # a full disk
+        with suppress(OSError):
+            beside.unlink()
+        raise
 
 
 def to_json(value: Any, **options: Any) -> str:

@@ -1,19 +1,19 @@
-"""A study: a grid of methods, regimes and seeds, trained cell by cell and kept as one JSON file.
+"""A study: a grid of methods, regimes and seeds, trained cell by cell.
 
 `amft_lite.grids` says what a grid is. Seeds go outermost, so a study that was stopped early has
 whole seeds. Every cell is a file of its own, written whole, which says with what settings it was
-made; one of other settings is made anew.
+made; one of other settings is made anew. A folder also knows which cells were begun anew, without
+the committed ones: `--resume` goes on with these and takes none of them from the committed result.
 
 A seed sets the demonstrations, the order of prompts and minibatches and all sampling, the same for
 every arm.
 
-Left out: what the numbers mean (`amft_lite.statistics`, `amft_lite.claims`).
+Left out: the result's file (`amft_lite.results`); what the numbers mean (`amft_lite.tables`).
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import math
 import os
 import signal
@@ -23,7 +23,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import lru_cache
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ from amft_lite.config import read_file
 from amft_lite.grids import (
     Grid,
     StudyError,
-    combinations,
     config_of,
     file_name,
     grid_names,
@@ -43,152 +41,23 @@ from amft_lite.grids import (
     plan_cells,
     read_grid,
 )
-from amft_lite.models import DATA
 from amft_lite.provenance import provenance
+from amft_lite.results import (
+    ANEW,
+    HEAD,
+    begun_anew,
+    choices,
+    collect,
+    committed_cells,
+    read_cells,
+    shipped,
+    shipped_or_none,
+    write_result,
+)
 from amft_lite.runs import to_json, write_text
-from amft_lite.statistics import score
 from amft_lite.tasks import load_task
 
 SECONDS_A_CELL = 25.0  #: where no stored cell tells better
-
-
-# --- results --------------------------------------------------------------------------------------
-
-
-def shipped(name: str) -> dict[str, Any]:
-    """The committed result of a study; not to be changed, for the next call gets the same one.
-
-    Raises:
-        StudyError: none is committed.
-    """
-    path = DATA / "studies" / f"{name}.json"
-    if not path.is_file():
-        raise StudyError(
-            f"no result of the study {name} is committed (no data/studies/{name}.json)."
-        )
-    return _read(path, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=4)  # the ledger asks for each study many times, and some are 2 MB of JSON
-def _read(path: Path, written: int) -> dict[str, Any]:
-    return unpacked(json.loads(path.read_text(encoding="utf-8")))
-
-
-def shipped_or_none(name: str) -> dict[str, Any] | None:
-    """The committed result, where there is one."""
-    return shipped(name) if (DATA / "studies" / f"{name}.json").is_file() else None
-
-
-def recording(name: str) -> dict[str, Any]:
-    """One of data/recordings/, made by `make recordings` (notebooks/tools/record.py says how)."""
-    return json.loads((DATA / "recordings" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def is_recorded(name: str) -> bool:
-    """Is that recording committed?"""
-    return (DATA / "recordings" / f"{name}.json").is_file()
-
-
-def committed_cells(name: str | Path) -> list[dict[str, Any]]:
-    """The committed cells of a study that comes with the package; a file's own grid has none."""
-    result = shipped_or_none(str(name)) if str(name) in grid_names() else None
-    if result is None:
-        return []
-    shared = {"how": result["how"]} if "how" in result else {}
-    return [cell | shared for cell in result["cells"]]
-
-
-def read_cells(folder: Path) -> list[dict[str, Any]]:
-    """The cells in a folder of runs.
-
-    Raises:
-        StudyError: a file there is no cell.
-    """
-    cells = []
-    for path in sorted((folder / "cells").glob("*.json")):
-        try:
-            cells.append(json.loads(path.read_text(encoding="utf-8")))
-            key(cells[-1])
-        except (ValueError, KeyError, TypeError):
-            raise StudyError(f"{path} is no cell of a study; remove it.") from None
-    return cells
-
-
-def collect(grid: Grid, cells: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """The result: the grid, every cell in the grid's order, and how they were made."""
-    order = {key(cell)[:2]: n for n, cell in enumerate(combinations(grid, [0]))}
-
-    def place(cell: dict) -> tuple:
-        arm, regime, seed, candidate = key(cell)
-        known = list(grid.candidates(arm)) if arm in grid.arms else []
-        number = known.index(candidate) if candidate in known else len(known)
-        return seed, order.get((arm, regime), len(order)), number
-
-    cells = sorted(cells, key=place)
-    # the mu of each step is kept where another cell repeats it; `how` is the same for all
-    spare = {"how"} if grid.replay else {"how", "mu"}
-    cells = [{k: v for k, v in cell.items() if k not in spare} for cell in cells]
-    return {
-        "study": grid.name,
-        "question": " ".join(grid.question.split()),
-        "how": how(grid),
-        "core_hours": round(sum(c.get("wall_seconds", 0.0) for c in cells) / 3600, 2),
-        **more,
-        "cells": cells,
-    }
-
-
-def packed(result: dict[str, Any]) -> dict[str, Any]:
-    """The result with every split's `hits` as a list; the names of its groups once, in `groups`."""
-    groups: dict[str, list[str]] = {}
-    cells = []
-    for cell in result["cells"]:
-        splits = {}
-        for split, facts in cell.get("splits", {}).items():
-            hits = facts.get("hits")
-            if isinstance(hits, dict) and list(hits) == groups.setdefault(split, list(hits)):
-                facts = facts | {"hits": list(hits.values())}
-            splits[split] = facts
-        cells.append(cell | ({"splits": splits} if splits else {}))
-    return result | ({"groups": groups} if groups else {}) | {"cells": cells}
-
-
-def unpacked(result: dict[str, Any]) -> dict[str, Any]:
-    """A stored result with every split's `hits` as group -> hits again."""
-    groups = result.pop("groups", {})
-    for cell in result["cells"]:
-        for split, facts in cell.get("splits", {}).items():
-            if isinstance(facts.get("hits"), list):
-                facts["hits"] = dict(zip(groups[split], facts["hits"], strict=True))
-    return result
-
-
-def write_result(path: Path, result: dict[str, Any]) -> None:
-    """One line a cell, so that a change of one is a change of one line."""
-    result = packed(result)
-    head = {k: v for k, v in result.items() if k != "cells"}
-    lines = ",\n".join(to_json(cell) for cell in result["cells"])
-    text = to_json(head, indent=1)[:-2] + ',\n "cells": [\n' + lines + "\n]}\n"
-    write_text(path, text)
-
-
-def choices(result: dict[str, Any]) -> dict[str, str]:
-    """arm -> the candidate of the highest mean success over a tuning study's regimes and seeds.
-
-    Success on the first split that the study measured, sampled; equal ones: the earlier candidate.
-    In a study that is not finished candidates are compared where all of an arm's have been run (one
-    that lacks the hard regime would look better); an arm without such a place has no choice yet.
-    """
-    found: dict[str, dict[str, dict[tuple, float]]] = {}
-    for cell in result["cells"]:
-        split = next(iter(cell.get("splits", {})), "")
-        by = found.setdefault(cell["arm"], {}).setdefault(cell.get("candidate", ""), {})
-        by[cell["regime"], cell["seed"]] = score(cell, split)
-    taken = {}
-    for arm, by in found.items():
-        if places := set.intersection(*map(set, by.values())):
-            taken[arm] = max(by, key=lambda c: sum(by[c][place] for place in sorted(places)))
-    return taken
 
 
 def tuned(grid: Grid) -> dict[str, dict[str, Any]]:
@@ -198,20 +67,34 @@ def tuned(grid: Grid) -> dict[str, dict[str, Any]]:
     `fixed`); an arm without one keeps the recipe's settings.
 
     Raises:
-        StudyError: that study has no committed result, or not the arm that `family` names.
+        StudyError: that study chooses nothing, is not finished, or lacks the arm that `family`
+            names.
     """
     if not grid.tuned_by:
         return {}
-    tuning, taken = read_grid(grid.tuned_by), choices(shipped(grid.tuned_by))
+    shipped(grid.tuned_by)  # there is none: say so
+    tuning = read_grid(grid.tuned_by)
+    if not (tuning.choose or tuning.only):
+        raise StudyError(f"{grid.name}: tuned_by: the study {grid.tuned_by} has nothing to choose.")
+    plan = plan_cells(tuning, tuning.seed_list, {})
+    done = {key(cell): cell for cell in committed_cells(grid.tuned_by)}
+    if lacking := missing(plan, tuning, done):
+        raise StudyError(
+            f"{grid.name}: tuned_by: the study {grid.tuned_by} lacks {len(lacking)} of "
+            f"{len(plan)} cells; first `amft-lite study {grid.tuned_by} --resume`."
+        )
+    taken = choices({"cells": [done[key(cell)] for cell in plan]})
     if stray := [name for name in grid.family.values() if name not in taken]:
         raise StudyError(
             f"{grid.name}: family: the study {grid.tuned_by} chose for no {stray[0]!r}, but for "
             f"{', '.join(taken)}."
         )
+    tried = {key(cell)[::3]: cell["settings"] for cell in plan}  # (arm, candidate)
     names = {arm: grid.family.get(arm, arm) for arm in grid.arms}
-    return {
-        arm: tuning.candidates(name)[taken[name]] for arm, name in names.items() if name in taken
-    }
+    return {  # as the arm was run: its own settings win over a candidate's
+        arm: {k: tried[name, taken[name]][k] for k in tuning.candidates(name)[taken[name]]}
+        for arm, name in names.items() if name in taken
+    }  # fmt: skip
 
 
 # --- running --------------------------------------------------------------------------------------
@@ -243,14 +126,16 @@ def _folder_kept(out: Path) -> Iterator[None]:
     (not a closed terminal under `nohup`).
 
     Raises:
-        StudyError: another process is in it.
+        StudyError: another process is in it, or it is a file.
     """
+    if out.is_file():
+        raise StudyError(f"{out} is a file; --out needs a folder.")
     out.mkdir(parents=True, exist_ok=True)
     ends = [x for x in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(x) != signal.SIG_IGN]
     with open(out / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise StudyError(f"another study is working in {out}; wait for it.") from None
         main = threading.current_thread() is threading.main_thread()
         before = [signal.signal(x, signal.default_int_handler) for x in ends] if main else []
@@ -295,6 +180,7 @@ def _is_made(cell: dict[str, Any], made: dict[str, Any] | None, shared: dict[str
         made is not None
         and made["settings"] == cell["settings"]
         and made.get("how", shared) == shared
+        and list(made.get("how", shared)["splits"]) == list(shared["splits"])  # the first counts
     )
 
 
@@ -342,6 +228,36 @@ def check_tasks(cells: list[dict[str, Any]], grid: Grid) -> None:
             )
 
 
+def folder_of(name: str | Path) -> Path:
+    """Where a study's cells go unless told otherwise."""
+    return Path("runs") / f"study-{Path(name).stem}"
+
+
+def made_before(
+    name: str | Path, grid: Grid, plan: list[dict], out: Path, resume: bool
+) -> dict[tuple, dict]:
+    """The cells that are there before a call: with `resume` those of `out`, and committed ones of
+    which `out` was not begun anew.
+
+    Raises:
+        StudyError: without `resume` there must be none.
+    """
+    if not resume:
+        if any((out / "cells").glob("*.json")):
+            raise StudyError(f"{out} holds cells; --resume keeps them, or name another --out.")
+        return {}
+    anew, shared, wanted = begun_anew(out), how(grid), {key(cell): cell for cell in plan}
+    done = {key(cell): cell for cell in committed_cells(name) if key(cell) not in anew}
+    for cell in read_cells(out):
+        place = key(cell)
+        # one of other settings, from an older grid, does not hide a committed one
+        if place not in done or cell["arm"] in grid.replay or (
+            place in wanted and _is_made(wanted[place], cell, shared)
+        ):  # fmt: skip
+            done[place] = cell
+    return done
+
+
 def run_study(
     name: str | Path,
     out: Path | None = None,
@@ -367,22 +283,23 @@ def run_study(
     if stray := [x for x in regimes if x not in grid.regimes]:
         known = ", ".join(grid.regimes)
         raise StudyError(f"{grid.name} has no regime {stray[0]!r}; known: {known}.")
-    out = out or Path("runs") / f"study-{grid.name}"
-    done: dict[tuple, dict] = {}
-    if resume:
-        done = {key(cell): cell for cell in [*committed_cells(name), *read_cells(out)]}
-    elif out.is_dir() and any((out / "cells").glob("*.json")):
-        raise StudyError(f"{out} holds cells; --resume keeps them, or name another --out.")
+    out = out or folder_of(name)
     plan = plan_cells(grid, grid.seed_list, tuned(grid))
     asked = {
         key(c) for c in plan
         if c["arm"] in (arms or grid.arms) and c["regime"] in (regimes or grid.regimes)
         and c["seed"] in grid.seed_list[:seeds]
     }  # fmt: skip
-    lacking = missing(plan, grid, done)
-    for cell in lacking:  # what lies there is of other settings: no result, and no source
-        done.pop(key(cell), None)
-    waiting = [cell for cell in lacking if key(cell) in asked]
+
+    def look() -> tuple[dict[tuple, dict], list[dict]]:
+        """What is there, and what is to be trained."""
+        done = made_before(name, grid, plan, out, resume)
+        lacking = missing(plan, grid, done)
+        for cell in lacking:  # what lies there is of other settings: no result, and no source
+            done.pop(key(cell), None)
+        return done, [cell for cell in lacking if key(cell) in asked]
+
+    done, waiting = look()
     if not waiting:
         console.print(f"{grid.name}: all {len(asked)} cells are there; nothing to do.")
     else:
@@ -392,13 +309,21 @@ def run_study(
             f"{grid.name}: {len(waiting)} of {len(asked)} cells to train, about {each:.0f} s each: "
             f"{len(waiting) * each / jobs / 3600:.1f} hours on {jobs} processes."
         )
+        if resume and begun_anew(out) & set(map(key, waiting)):
+            console.print(f"They were begun anew in {out}: no committed cell stands for them.")
         check_tasks(waiting, grid)
+    committed = shipped_or_none(grid.name) if resume and str(name) in grid_names() else None
+    noted = {k: v for k, v in (committed or {}).items() if k not in HEAD}
 
     def collected(places: Iterable[tuple]) -> dict[str, Any]:
-        return collect(grid, [done[k] for k in places if k in done], provenance=provenance())
+        cells = [done[k] for k in places if k in done]
+        return collect(grid, cells, **noted, provenance=provenance())
 
     if waiting or (out / "cells").is_dir():  # a stopped call may have left cells and no result
         with _folder_kept(out):
+            done, waiting = look()  # again: another study may have been at work in it until now
+            if not resume:
+                write_text(out / ANEW, to_json(sorted(asked)))
             try:
                 if waiting:
                     _run_cells(waiting, grid, out, jobs, max_hours, done, console)
@@ -415,7 +340,8 @@ def _run_cells(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    commit, shared, environment = provenance()["commit"], how(grid), dict(os.environ)
+    shared, environment, made_by = how(grid), dict(os.environ), provenance()
+    commit, _ = made_by.pop("commit"), made_by.pop("date")
     # Workers inherit these; the allocator keeps its memory, which makes a step 5-10 % faster.
     os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_MAX_": "0"}
     os.environ |= {"MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(2**28)}
@@ -433,23 +359,29 @@ def _run_cells(
                     if place is None:
                         break
                     cell = _ready(waiting.pop(place), grid, done)
-                    cell |= {"commit": commit, "how": shared}
+                    cell |= {"commit": commit, "how": shared, "environment": made_by}
                     running[pool.submit(_train, out / "cells" / file_name(cell), cell)] = cell
                 if not running:
                     reason = f"{max_hours:g} hours are over" if late else "their traces are missing"
                     console.print(f"{len(waiting)} cells are left out: {reason}.")
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    cell = running.pop(future)
-                    done[key(cell)] = future.result()
+                    cell = running[future]
+                    try:
+                        done[key(cell)] = future.result()
+                    except BrokenProcessPool:
+                        raise
+                    except (OSError, ValueError, RuntimeError) as error:
+                        raise StudyError(f"{file_name(cell)}: {error}") from error
+                    del running[future]
                     bar.update(task, advance=1, last=f"{cell['regime']} {cell['arm']}")
     except BrokenProcessPool:
         raise StudyError(
             f"a worker was killed (too little memory?); finished cells are in {out}, go on by "
             f"--resume."
         ) from None
-    except KeyboardInterrupt:
-        try:
+    except (KeyboardInterrupt, Exception):
+        try:  # the folder is ours until no worker writes in it
             console.print("Stopping when the cells in progress are done (once more: at once).")
             pool.shutdown(cancel_futures=True)
             finished = [f for f in running if f.done() and not f.cancelled() and not f.exception()]

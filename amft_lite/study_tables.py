@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from amft_lite.results import choices
 from amft_lite.statistics import (
     detectable,
     iqm,
@@ -21,7 +22,6 @@ from amft_lite.statistics import (
     seeds_warning,
     table,
 )
-from amft_lite.study import choices
 from amft_lite.tables import (
     CONSTANT,
     DRAWS,
@@ -131,6 +131,8 @@ def print_differences(result: dict[str, Any], console: Console) -> None:
     chance that a run of the first arm beats one of the other, and how far other problems would
     move the difference."""
     arms = arms_of(result)
+    if len(arms) < 2:
+        return
     split, kind = measures_of(result)[0]
     values, _ = table(result["cells"], split, kind)
     more = {}

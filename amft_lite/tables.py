@@ -37,9 +37,9 @@ def regimes_of(result: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(cell["regime"] for cell in result["cells"]))
 
 
-def finished(result: dict[str, Any]) -> dict[str, Any]:
-    """The result without arms that are far behind: more than a seed, and more than a fifth of the
-    most whole seeds. Where no seed is whole nothing is left out.
+def finished(result: dict[str, Any], behind: float = 0.2) -> dict[str, Any]:
+    """The result without arms that are far behind: more than a seed, and more than `behind` of the
+    most whole seeds (0: at all). Where no seed is whole nothing is left out.
 
     Arms are compared on the seeds that all of them have; an arm just begun would leave none.
     """
@@ -49,7 +49,7 @@ def finished(result: dict[str, Any]) -> dict[str, Any]:
         place.add(cell["regime"])
     count = {arm: sum(found == regimes for found in by.values()) for arm, by in whole.items()}
     most = max(count.values())
-    least = max(min(0.8 * most, most - 1), min(most, 1))
+    least = max(min((1 - behind) * most, most - (behind > 0)), min(most, 1))
     kept = {arm for arm, n in count.items() if n >= least}
     return result | {"cells": [c for c in result["cells"] if c["arm"] in kept]}
 
@@ -203,32 +203,26 @@ def by_stage(
     Constants of other values are left out.
 
     Raises:
-        ValueError: a schedule of these values is missing, so the stages do not average out.
+        ValueError: a schedule of these values is missing, so the stages do not average out, or no
+            seed is whole.
     """
-    runs = [
-        (cell, [float(stage.split("x")[0]) for stage in cell["settings"]["trace"].split()])
+    stages_of = {
+        cell["arm"]: [float(stage.split("x")[0]) for stage in cell["settings"]["trace"].split()]
         for cell in result["cells"]
-    ]
-    values = sorted({mu for _, stages in runs if len(set(stages)) > 1 for mu in stages})
-    seeds = sorted({cell["seed"] for cell, _ in runs})
-    kept = [(cell, stages) for cell, stages in runs if set(stages) <= set(values)]
-    there = {tuple(stages) for _, stages in kept}
+    }
+    values = sorted({mu for stages in stages_of.values() if len(set(stages)) > 1 for mu in stages})
+    arms = [arm for arm, stages in stages_of.items() if set(stages) <= set(values)]
+    there = {tuple(stages_of[arm]) for arm in arms}
     if len({len(stages) for stages in there}) != 1 or len(there) != len(values) ** len(min(there)):
         raise ValueError(f"not all schedules of {values} are there")
+    found, _ = table(result["cells"], split, arms=arms)  # [arms, regimes, seeds]
 
-    def mean(regime: str, seed: int, stage: int, mu: float) -> float:
-        place = regime, seed
-        return float(np.mean([
-            score(cell, split) for cell, stages in kept
-            if (cell["regime"], cell["seed"]) == place and stages[stage] == mu
-        ]))  # fmt: skip
+    def mean(regime: int, stage: int, mu: float) -> np.ndarray:
+        return found[[stages_of[arm][stage] == mu for arm in arms], regime].mean(0)
 
     return {
-        regime: [
-            {mu: np.array([mean(regime, seed, stage, mu) for seed in seeds]) for mu in values}
-            for stage in range(len(kept[0][1]))
-        ]
-        for regime in regimes_of(result)
+        name: [{mu: mean(r, stage, mu) for mu in values} for stage in range(len(min(there)))]
+        for r, name in enumerate(regimes_of(result))
     }
 
 
@@ -268,11 +262,11 @@ def rows_of_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def markdown(result: dict[str, Any], shown: Sequence[str] = ()) -> str:
     """The table of a study over regimes for a page: success, regret where there are constants, and
-    what was paid.
+    what was paid. Only of arms of which all seeds are there, for a page says how many once.
 
     `shown` are measures such as "test, greedy"; without it all.
     """
-    result = finished(result)
+    result = finished(result, behind=0)
     found, names = comparison(result)["means"], measures_named(result, shown)
     constants = any(arm.startswith(CONSTANT) for arm in arms_of(result))
     lost = regrets(result, *measures_of(result)[0]) if constants else {}
@@ -300,9 +294,9 @@ def differences_markdown(
     """`first` less each other arm, paired by seed, regimes averaged: one row an arm.
 
     Then the first measure again in `groups` of regimes (words -> names). A star: differs from 0 by
-    Holm's procedure over the rows of its column.
+    Holm's procedure over the rows of its column. Arms as for `markdown`.
     """
-    result = finished(result)
+    result = finished(result, behind=0)
     arms, regimes = arms_of(result), regimes_of(result)
     own, gaps = arms.index(first), {}  # column -> [arms, seeds]
     for name in measures_named(result, shown):
@@ -337,9 +331,7 @@ def outside_bands(result: dict[str, Any], stored: dict[str, Any]) -> tuple[list[
     split = measures_of(stored)[0][0]
     kept: dict[tuple[str, str], list[float]] = {}
     for cell in stored["cells"]:
-        if "splits" in cell:
-            place = cell["arm"], cell["regime"]
-            kept.setdefault(place, []).append(cell["splits"][split]["sampled"])
+        kept.setdefault((cell["arm"], cell["regime"]), []).append(score(cell, split))
     outside, checked = [], 0
     for cell in result["cells"]:
         x = np.array(kept.get((cell["arm"], cell["regime"]), []))

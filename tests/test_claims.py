@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from test_runs import amft
 
-from amft_lite import claims, study
+from amft_lite import claims, results
 from amft_lite.claims import HOLDS, NOT, PARTLY, PENDING, UNTESTABLE, Finding, judge
 from amft_lite.statistics import Interval
 
@@ -35,7 +35,7 @@ def test_a_changed_number_in_a_stored_result_makes_the_check_fail(monkeypatch):
     rows = [row for row in ROWS if row.get("key_number") and "study" in row["test"]]
     assert rows
     for name in {row["test"]["study"] for row in rows}:
-        changed = copy.deepcopy(study.shipped(name))
+        changed = copy.deepcopy(results.shipped(name))
         number = {arm: n for n, arm in enumerate({c["arm"]: 0 for c in changed["cells"]}, 1)}
         for cell in changed["cells"]:
             n = number[cell["arm"]]
@@ -51,7 +51,7 @@ def test_a_changed_number_in_a_stored_result_makes_the_check_fail(monkeypatch):
                 point["rollouts"] += 64 * n
         with monkeypatch.context() as patch:
             patch.setattr(claims, "shipped", lambda n, name=name, changed=changed: (
-                changed if n == name else study.shipped(n)))  # fmt: skip
+                changed if n == name else results.shipped(n)))  # fmt: skip
             of_it = [row for row in rows if row["test"]["study"] == name]
             patch.setattr(claims, "read_claims", lambda of_it=of_it: of_it)
             wrong = {line.split(": ")[0] for line in claims.check()}
@@ -77,6 +77,41 @@ def test_verdicts_by_hand():
     assert judge(found(around, a=around, b=around), 0.0) == (
         NOT, "not shown: the interval includes the threshold")  # fmt: skip
     assert judge(found(below), 0.0) == (NOT, "the opposite is shown")
+    assert judge(found(below, a=above, b=below), 0.0)[1].endswith(
+        "the opposite is shown in b; on average the opposite is shown")  # fmt: skip
+    worse = found(below, a=around, b=below)
+    worse = Finding(worse.overall, worse.each, "against")
+    assert judge(worse, 0.0) == (NOT, "the opposite is shown against b")
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"kind_of": "differense"}, "kind_of must be one of"),
+    ({"splits": "ood_rule"}, "difference knows no 'splits', but arm, field, kind, minus"),
+    ({"split": "ood_rules"}, "split 'ood_rules' is not in quick; known: test, ood_rule"),
+    ({"kind": "Greedy"}, "kind 'Greedy' is not in quick; known: sampled, greedy"),
+    ({"arm": "amtf"}, "arm 'amtf' is not in quick; known: amft"),
+    ({"minus": ["sft", "rlx"]}, "minus 'rlx' is not in quick"),
+    ({"regimes": ["heavy"]}, "regimes 'heavy' is not in quick; known: lite"),
+    ({"study": "quik"}, "no study is called 'quik'; known: "),
+    ({"arm": None}, "the test difference lacks arm"),
+])  # fmt: skip
+def test_a_slip_in_a_row_is_an_error_and_neither_pending_nor_another_measure(changes, words):
+    test = next(row["test"] for row in ROWS if row["id"] == "information")
+    claims.check_test("row", test)
+    wrong = {k: v for k, v in (test | changes).items() if v is not None}
+    with pytest.raises(claims.ClaimError, match=f"^row: .*{re.escape(words)}"):
+        claims.check_test("row", wrong)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("- id: [", "is not YAML"), ("", "must be a list of rows"), ("- x", "must be a list of rows"),
+    ("- id: a\n  claim: b\n", "the row 'a' lacks source"),
+])  # fmt: skip
+def test_a_ledger_that_is_none_gets_one_sentence(text, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "PATH", tmp_path / "claims.yaml")
+    claims.PATH.write_text(text)
+    with pytest.raises(claims.ClaimError, match=words):
+        claims.read_claims()
 
 
 def cells(**arms):
@@ -169,7 +204,7 @@ def test_several_rivals_are_judged_by_holm(stored):
     beaten = judge(claims.beats_each(test | {"minus": ["b", "c"]}), 0.0)
     assert beaten == (HOLDS, "the interval lies above the threshold; by itself against 2 of 2")
     worse = claims.beats_each(test | {"arm": "b", "minus": ["a", "c"]})
-    assert judge(worse, 0.0) == (NOT, "the opposite is shown")
+    assert judge(worse, 0.0) == (NOT, "the opposite is shown against a, c")
     # a margin: a is no worse than d by .05, and that is told from -.05, not from 0
     margin = claims.beats_each(test | {"minus": ["d"], "threshold": -0.05})
     assert judge(margin, -0.05)[0] == HOLDS
@@ -293,7 +328,7 @@ def test_every_interval_that_the_readme_tells_is_in_a_table_or_the_ledger():
 
 
 def test_a_study_in_progress_decides_nothing(monkeypatch):
-    quick = copy.deepcopy(study.shipped("quick"))
+    quick = copy.deepcopy(results.shipped("quick"))
     row = next(row for row in ROWS if row["id"] == "information")
     assert claims.evaluate(row)["verdict"] == NOT
     quick["cells"] = [c for c in quick["cells"] if c["seed"] < 10 or c["arm"] != "placebo"]

@@ -161,7 +161,7 @@ def test_a_build_that_is_killed_while_writing_leaves_the_old_notebook(tmp_path, 
 
 
 def test_recordings_are_whole_and_say_where_they_come_from():
-    from amft_lite.study import recording
+    from amft_lite.results import recording
 
     record = tool("record")
     for name, jobs in record.JOBS.items():
@@ -178,7 +178,7 @@ def test_recordings_are_whole_and_say_where_they_come_from():
 
 def test_a_recorded_run_can_be_made_again():
     """Warm-up and the first meta step of all five, on this machine; a stale one needs a second."""
-    from amft_lite.study import recording
+    from amft_lite.results import recording
 
     record, made = tool("record"), {}
     for name, kind in record.BUGS.items():
@@ -280,7 +280,7 @@ def test_all_recordings_but_the_real_model_are_made_when_none_is_named(tmp_path,
 
 def test_the_fingerprints_of_the_lab_are_there():
     """Exercise 9 can be solved from the plots, and each bug leaves one mark that is its own."""
-    from amft_lite.study import recording
+    from amft_lite.results import recording
 
     runs = {b["name"]: b["metrics"] for b in recording("bugs")["blocks"]}
 

@@ -130,8 +130,8 @@ LAYERS = [
     {"runs", "benchmarks"},
     {"trl_run"},
     {"report", "cells", "grids"},
-    {"study"},
-    {"tables"},
+    {"results"},
+    {"study", "tables"},
     {"claims", "study_figures", "study_tables"},
     {"exercises.checking"},
     {"exercises.implicit_rewards", "exercises.losses", "exercises.controller",
@@ -215,7 +215,7 @@ def test_ci_runs_what_a_newcomer_types():
 
 
 def test_the_readme_s_shares_of_right_signs_are_those_of_the_recording():
-    from amft_lite.study import recording
+    from amft_lite.results import recording
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shares = [s for b in recording("noise")["blocks"] for s in b["shares"] if s["rollouts"] == 256]

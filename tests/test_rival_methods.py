@@ -334,6 +334,14 @@ def test_a_method_that_pairs_refuses_what_it_cannot_do(method, settings, message
         build({"method": method}, settings)
 
 
+@pytest.mark.parametrize("method", [*GATES, "srft"])
+def test_a_method_that_counts_right_answers_takes_no_points_for_them(method):
+    """A walk that is lost at its last point has a reward above 0 where rewards are shaped."""
+    build({"method": "luffy", "reward": "shaped"})
+    with pytest.raises(ConfigError, match=f"^{method} counts .* reward must be binary"):
+        build({"method": method, "reward": "shaped"})
+
+
 def test_the_demonstrated_prompts_come_first_and_are_demonstrated():
     loop = make(method="hpt")
     seen = []

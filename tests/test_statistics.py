@@ -175,7 +175,7 @@ def test_table_names_what_is_missing():
 
 
 def test_table_of_a_committed_study():
-    from amft_lite.study import shipped
+    from amft_lite.results import shipped
 
     values, seeds = table(shipped("quick")["cells"], "test", "sampled")
     assert seeds == list(range(1, 11)) and values.shape[1:] == (1, 10)

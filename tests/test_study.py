@@ -18,14 +18,15 @@ from scipy import stats
 from test_runs import amft, command
 from tools import tool
 
-from amft_lite import grids, study_figures, study_tables, tables
+from amft_lite import grids, results, study_figures, study_tables, tables
 from amft_lite import study as studies
 from amft_lite.config import build
 from amft_lite.grids import StudyError, grid_names, key, plan_cells, read_grid
 from amft_lite.loop import AMFT
 from amft_lite.models import DATA, base_folder, load_policy
-from amft_lite.statistics import mean_interval
-from amft_lite.study import choices, reshaped, run_study, shipped, shipped_or_none, tuned
+from amft_lite.results import choices, shipped, shipped_or_none
+from amft_lite.statistics import mean_interval, score
+from amft_lite.study import reshaped, run_study, tuned
 
 TINY = {
     "question": "does it run",
@@ -58,7 +59,10 @@ def here(monkeypatch):
 
         def submit(self, function, *given):
             future = Future()
-            future.set_result(function(*given))
+            try:
+                future.set_result(function(*given))
+            except Exception as error:
+                future.set_exception(error)
             return future
 
         def shutdown(self, **_):
@@ -144,16 +148,35 @@ def test_quick_is_ten_seeds_of_six_methods_and_its_tables_follow():
 
 
 def test_make_results_writes_the_tables_that_stand_in_the_pages():
-    results = tool("results")
-    for path, text in results.pages().items():
+    writer = tool("results")
+    for path, text in writer.pages().items():
         assert text == path.read_text(encoding="utf-8"), path
-    study, table = next(results.tables_of_the_page())
-    page, section = results.PAGE.read_text(encoding="utf-8"), f"## {study}: "
+    study, table = next(writer.tables_of_the_page())
+    page, section = writer.PAGE.read_text(encoding="utf-8"), f"## {study}: "
     row = table.splitlines()[5]
     broken = page.replace(row, "| lost |")
-    assert broken != page and results.replaced(broken, table, section) == page
+    assert broken != page and writer.replaced(broken, table, section) == page
     with pytest.raises(ValueError, match="no table of the head"):
-        results.replaced(page, "| x |\n|---|\n", section)
+        writer.replaced(page, "| x |\n|---|\n", section)
+    # not the table of the next study, and not more than the table at the end of a page
+    text = "## a: one\n\nwords\n\n## b: two\n\n| x |\n|---|\n| 1 |\n"
+    with pytest.raises(ValueError, match="in '## a: '"):
+        writer.replaced(text, "| x |\n|---|\n| 2 |\n", "## a: ")
+    with pytest.raises(ValueError, match="in '## c: '"):
+        writer.replaced(text, "| x |\n|---|\n| 2 |\n", "## c: ")
+    assert writer.replaced(text, "| x |\n|---|\n| 2 |\n", "## b: ") == text.replace("1", "2")
+
+
+def test_a_page_shows_arms_of_which_all_seeds_are_there():
+    cells = [
+        {"arm": arm, "regime": "r", "seed": s, "splits": {"test": {"sampled": 0.1 + s / 100}}}
+        for arm, n in {"a": 10, "b": 9, "c": 10}.items() for s in range(n)
+    ]  # fmt: skip
+    assert tables.arms_of(tables.finished({"cells": cells})) == ["a", "b", "c"]
+    shown = tables.markdown({"cells": cells})
+    assert "| a |" in shown and "| b |" not in shown and "| c |" in shown
+    shown = tables.differences_markdown({"cells": cells}, "a")
+    assert "| b |" not in shown and "| c |" in shown
 
 
 def test_the_readme_s_table_of_regimes_follows_from_the_stored_runs():
@@ -203,7 +226,7 @@ def test_the_page_s_table_of_the_signal_is_that_of_the_recording():
     page = (DATA / "studies" / "README.md").read_text(encoding="utf-8")
     columns = []
     for regime in ("right", "half wrong"):
-        runs = [b["moments"] for b in studies.recording("signal")["blocks"]
+        runs = [b["moments"] for b in results.recording("signal")["blocks"]
                 if b["regime"] == regime]  # fmt: skip
         gains = np.array([[np.mean(m["after"]["0.95"]) - np.mean(m["after"]["0.05"]) for m in run]
                           for run in runs])  # fmt: skip
@@ -353,7 +376,7 @@ def test_a_study_runs_stops_and_goes_on(tmp_path):
         for arm in ("amft", "sft")
     ]  # fmt: skip
     written = json.loads((out / "result.json").read_text())
-    assert studies.unpacked(written)["cells"] == result["cells"] and written["core_hours"] >= 0
+    assert results.unpacked(written)["cells"] == result["cells"] and written["core_hours"] >= 0
     with pytest.raises(StudyError, match="holds cells"):
         run_study(path, out, console=quiet())
     stamps = {p.name: p.stat().st_mtime_ns for p in (out / "cells").iterdir()}
@@ -397,7 +420,7 @@ def test_a_cell_that_was_measured_otherwise_is_made_anew(tmp_path, here):
     assert studies.missing(*planned(path), read_back(tmp_path / "mine")) == []
     # a grid of one's own takes nothing from the committed study of the same name
     own = grid_file(tmp_path, "quick", **sft)
-    assert studies.committed_cells(own) == [] and studies.committed_cells("quick") != []
+    assert results.committed_cells(own) == [] and results.committed_cells("quick") != []
 
 
 def test_a_replay_is_made_anew_with_its_source(tmp_path, here):
@@ -423,7 +446,7 @@ def test_a_replay_is_made_anew_with_its_source(tmp_path, here):
 
 
 def read_back(out):
-    return {key(cell): cell for cell in studies.read_cells(out)}
+    return {key(cell): cell for cell in results.read_cells(out)}
 
 
 def planned(path):
@@ -437,6 +460,85 @@ def test_what_tuning_chose_wins_over_the_study_s_settings_and_not_over_the_arm_s
     grid = read_grid(path)
     cells = plan_cells(grid, [5], {"amft": {"lr": 1e-3}, "sft": {"lr": 1e-3}})
     assert {c["arm"]: c["settings"]["lr"] for c in cells} == {"amft": 1e-3, "sft": 3e-3}
+
+
+SFT = {"arms": {"sft": {"method": "sft"}}, "regimes": {"few": {}}}
+
+
+@pytest.fixture
+def committed(tmp_path, here, monkeypatch):
+    """A study of the package with a committed result: two cells, and a note."""
+    monkeypatch.setattr(grids, "GRIDS", tmp_path)
+    monkeypatch.setattr(results, "DATA", tmp_path)
+    grid_file(tmp_path, "tiny", **SFT)
+    result = run_study("tiny", tmp_path / "first", console=quiet())
+    (tmp_path / "studies").mkdir()
+    results.write_result(tmp_path / "studies" / "tiny.json", result | {"note": "kept"})
+    return result
+
+
+def test_a_study_begun_anew_is_resumed_without_the_committed_cells(tmp_path, committed):
+    def said(out, **options):
+        console = quiet()
+        result = run_study("tiny", tmp_path / out, console=console, **options)
+        return " ".join(console.export_text().split()), result
+
+    assert "nothing to do" in said("other", resume=True)[0]
+    assert "2 cells are left out" in said("anew", max_hours=0.0)[0]
+    text, result = said("anew", resume=True, max_hours=0.0)
+    assert "2 of 2 cells to train" in text and "begun anew" in text and result["cells"] == []
+    text, result = said("anew", resume=True)
+    assert "2 of 2 cells to train" in text and len(result["cells"]) == 2
+    # only what was begun anew: the rest of the grid may still be the committed
+    assert "1 of 1 cells" in said("part", seeds=1)[0]
+    text, result = said("part", resume=True)
+    assert "nothing to do" in text and len(result["cells"]) == 2
+    assert results.begun_anew(tmp_path / "part") == {("sft", "few", 5, "")}
+    (tmp_path / "part" / results.ANEW).write_text("[")
+    with pytest.raises(StudyError, match="is damaged"):
+        said("part", resume=True)
+
+
+def test_an_older_cell_in_the_folder_does_not_hide_a_committed_one(tmp_path, committed):
+    cell = committed["cells"][0]
+    (tmp_path / "out" / "cells").mkdir(parents=True)
+    old = cell | {"settings": cell["settings"] | {"lr": 1e-6}}
+    (tmp_path / "out" / "cells" / "few--sft--5.json").write_text(json.dumps(old))
+    console = quiet()
+    result = run_study("tiny", tmp_path / "out", resume=True, console=console)
+    assert "nothing to do" in console.export_text()
+    assert [c["settings"] for c in result["cells"]] == [c["settings"] for c in committed["cells"]]
+
+
+def test_a_result_keeps_notes_and_says_in_what_environment_each_cell_ran(tmp_path, committed):
+    import torch
+
+    run_study("tiny", tmp_path / "part", seeds=1, console=quiet())
+    run_study("tiny", tmp_path / "part", resume=True, console=quiet())
+    written = json.loads((tmp_path / "part" / "result.json").read_text())
+    assert written["note"] == "kept"
+    [environment] = written["environments"]
+    assert environment["torch"] == torch.__version__ and "date" not in environment
+    assert [cell["environment"] for cell in written["cells"]] == [0, 0]
+    committed["cells"][1]["environment"] = {"torch": "0.1"}  # one block on another machine
+    packed = json.loads(json.dumps(results.packed(committed)))
+    assert [cell["environment"] for cell in packed["cells"]] == [0, 1]
+    assert results.unpacked(packed)["cells"] == committed["cells"]
+
+
+def test_an_error_in_a_cell_names_it_and_loses_no_other(tmp_path, here):
+    out = tmp_path / "out"
+    (out / "cells" / "few--sft--5.json.partial").mkdir(parents=True)  # it cannot be written
+    with pytest.raises(StudyError, match=r"^few--sft--5\.json: .*directory"):
+        run_study(grid_file(tmp_path, **SFT), out, console=quiet())
+    written = json.loads((out / "result.json").read_text())
+    assert [cell["seed"] for cell in written["cells"]] == [6]  # the other worker finished its own
+
+
+def test_a_file_is_no_folder_for_cells(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(StudyError, match="is a file; --out needs a folder"):
+        run_study(grid_file(tmp_path, **SFT), tmp_path / "out", console=quiet())
 
 
 def test_two_studies_do_not_share_a_folder(tmp_path):
@@ -481,11 +583,11 @@ def test_a_result_on_disk_names_its_groups_once_and_reads_back_as_it_was(tmp_pat
     cells = [cell(1, {"g": 3, "h": 1}), cell(2, {"g": 0, "h": 4}), cell(3, {"h": 2, "g": 2}),
              {"arm": "a", "regime": "r", "seed": 4, "diverged": "step 3"}]  # fmt: skip
     path = tmp_path / "result.json"
-    studies.write_result(path, {"study": "s", "cells": cells})
+    results.write_result(path, {"study": "s", "cells": cells})
     written = json.loads(path.read_text())
     assert written["groups"] == {"test": ["g", "h"]}
     assert [c["splits"]["test"]["hits"] for c in written["cells"][:2]] == [[3, 1], [0, 4]]
-    assert studies.unpacked(written) == {"study": "s", "cells": cells}
+    assert results.unpacked(written) == {"study": "s", "cells": cells}
 
 
 def test_the_mu_of_each_step_is_stored_only_where_it_is_replayed():
@@ -494,8 +596,8 @@ def test_the_mu_of_each_step_is_stored_only_where_it_is_replayed():
         studies.Grid("g", "?", {"amft": {}}, {"r": {}}, replay=replay)
         for replay in ({}, {"again": "amft"})
     )
-    assert "mu" not in studies.collect(plain, cells)["cells"][0]
-    assert studies.collect(replayed, cells)["cells"] == cells
+    assert "mu" not in results.collect(plain, cells)["cells"][0]
+    assert results.collect(replayed, cells)["cells"] == cells
 
 
 def test_another_trace_is_another_setting_unless_it_comes_from_a_cell():
@@ -515,7 +617,7 @@ def test_no_cell_is_begun_after_the_hours_are_over(tmp_path):
 
 def test_the_command_says_so_where_the_hours_end_before_a_cell(tmp_path):
     said = amft("study", "quick", "--max-hours", "0", "--out", tmp_path / "out")
-    assert "40 cells are left out: 0 hours are over" in " ".join(said.split())
+    assert "60 cells are left out: 0 hours are over" in " ".join(said.split())
 
 
 def test_a_killed_study_keeps_its_finished_cells(tmp_path, here):
@@ -523,7 +625,7 @@ def test_a_killed_study_keeps_its_finished_cells(tmp_path, here):
     run_study(grid_file(tmp_path), out, seeds=1, arms=["sft"], console=quiet())
     half = out / "cells" / "few--amft--5.json.partial"
     half.write_text('{"arm": "amft", "reg')
-    assert len(studies.read_cells(out)) == 2
+    assert len(results.read_cells(out)) == 2
     (out / "cells" / "few--amft--5.json").write_text('{"arm": "amft", "reg')
     with pytest.raises(StudyError, match=r"few--amft--5\.json is no cell"):
         run_study(grid_file(tmp_path), out, resume=True, console=quiet())
@@ -595,9 +697,9 @@ def test_ctrl_c_finishes_the_cells_in_progress_and_says_how_to_go_on(tmp_path, b
     assert "Go on with the same command and --resume" in " ".join(output.split())
     assert "Traceback" not in output + errors
     assert not list((out / "cells").glob("*.partial"))
-    assert before < len(studies.read_cells(out)) < 120
+    assert before < len(results.read_cells(out)) < 120
     written = json.loads((out / "result.json").read_text())
-    assert len(written["cells"]) == len(studies.read_cells(out))
+    assert len(written["cells"]) == len(results.read_cells(out))
 
 
 def test_ctrl_c_twice_ends_at_once(tmp_path, begin):
@@ -662,7 +764,7 @@ def test_reshaped_traces_keep_their_mean_and_their_bounds():
 
 def test_tuning_tries_candidates_and_the_next_study_uses_the_choice(tmp_path, here, monkeypatch):
     monkeypatch.setattr(grids, "GRIDS", tmp_path)
-    monkeypatch.setattr(studies, "DATA", tmp_path)
+    monkeypatch.setattr(results, "DATA", tmp_path)
     tune = {"choose": {"slow": {"lr": 1e-6}, "quick": {"lr": 5e-3}}, "seeds": [0, 1],
             "arms": {"sft": {"method": "sft"}, "fixed": {"method": "fixed", "lr": 1e-4}},
             "only": {"sft": {"third": {"lr": 1e-3}}}, "regimes": {"few": {}}}  # fmt: skip
@@ -678,12 +780,19 @@ def test_tuning_tries_candidates_and_the_next_study_uses_the_choice(tmp_path, he
     for cell in result["cells"]:
         cell["splits"]["test"]["sampled"] = float(cell["candidate"] == "third")
     (tmp_path / "studies").mkdir()
-    studies.write_result(tmp_path / "studies" / "tune.json", result)
-    grid_file(tmp_path, "main", tuned_by="tune", family={"other": "sft"}, arms={
-        "sft": {"method": "sft"}, "other": {"method": "sft"}, "rl": {"method": "rl"}})  # fmt: skip
+    results.write_result(tmp_path / "studies" / "tune.json", result)
+    family = {"other": "sft", "half": "fixed"}
+    arms = {name: {"method": name} for name in ("sft", "rl")}
+    arms |= {"other": {"method": "sft"}, "half": {"method": "fixed"}}
+    grid_file(tmp_path, "main", tuned_by="tune", family=family, arms=arms)
     grid = read_grid("main")
     rates = {c["arm"]: c["settings"].get("lr") for c in plan_cells(grid, [1], tuned(grid))}
-    assert rates == {"sft": 1e-3, "other": 1e-3, "rl": None}
+    # `fixed` was run at its own rate, whatever candidate that was called
+    assert rates == {"sft": 1e-3, "other": 1e-3, "rl": None, "half": 1e-4}
+    result["cells"] = [cell for cell in result["cells"] if cell["candidate"] != "third"]
+    results.write_result(tmp_path / "studies" / "tune.json", result)
+    with pytest.raises(StudyError, match=r"tune lacks 1 of 4 cells; first `amft-lite study tune"):
+        tuned(grid)
 
 
 def test_a_cell_is_what_amft_lite_run_trains(tmp_path, here):
@@ -716,7 +825,7 @@ def test_a_diverged_run_is_a_cell_without_success(tmp_path, monkeypatch):
             "settings": {**TINY["settings"], "method": "sft", "seed": 1}}  # fmt: skip
     found = cells.run_cell(tmp_path / "c.json", "lite", cell, splits={"test": [4, 2]})
     assert found["diverged"].startswith("the gradient of step 0") and "splits" not in found
-    assert studies.score(found, "test") == 0.0
+    assert score(found, "test") == 0.0
     assert json.loads((tmp_path / "c.json").read_text()) == found
 
 
@@ -927,6 +1036,8 @@ def test_success_by_stage_by_hand():
     [row] = [line for line in console.export_text().splitlines() if "stage 2" in line]
     assert [x.strip() for x in row.strip("│").split("│")] == [
         "stage 2", "0.250", "0.650", "+0.400 [+0.400, +0.400]"]  # fmt: skip
+    begun = {"cells": [*cells, cell(2, (".1", ".1"), 0.9)]}  # a third seed, not finished
+    assert tables.by_stage(begun)["r"][0][0.1].tolist() == first[0.1].tolist()
     few = {"cells": [c for c in cells if c["arm"] != ".9x2 .1x2"]}
     with pytest.raises(ValueError, match="not all schedules"):
         tables.by_stage(few)
@@ -996,7 +1107,9 @@ def test_cells_outside_the_stored_bands_are_named():
     ({"replay": {"x": "x"}, "seeds": [1, 1]}, "two seeds or more"),
     ({"splits": {}}, "lacks splits"),
     ({"regimes": {}}, "lacks regimes"),
-    ({"family": {"y": "sft"}}, "family names 'y', which is no arm; arms: x"),
+    ({"family": {"y": "sft"}, "tuned_by": "tune"}, "family names 'y', which is no arm; arms: x"),
+    ({"family": {"x": "sft"}}, "needs tuned_by"),
+    ({"arms": {"a--b": {"method": "sft"}}}, "names are text without / and --"),
     ({"only": {"y": {"plain": {}}}}, "only names 'y', which is no arm"),
 ])  # fmt: skip
 def test_a_wrong_grid_gets_one_sentence(changes, words, tmp_path):
@@ -1022,13 +1135,19 @@ def test_a_candidate_without_settings_is_one(tmp_path):
 
 def test_a_misspelt_family_would_leave_an_arm_untuned(tmp_path, monkeypatch):
     monkeypatch.setattr(grids, "GRIDS", tmp_path)
-    tuning = grid_file(tmp_path, "tune", choose={"slow": {"lr": 1e-6}}, seeds=[0, 1])
-    run_study(tuning, tmp_path / "out", arms=["sft"], regimes=["few"], console=quiet())
-    monkeypatch.setattr(studies, "DATA", tmp_path)
+    tuning = grid_file(tmp_path, "tune", choose={"slow": {"lr": 1e-6}}, seeds=[0, 1],
+                       arms={"sft": {"method": "sft"}}, regimes={"few": {}})  # fmt: skip
+    run_study(tuning, tmp_path / "out", console=quiet())
+    monkeypatch.setattr(results, "DATA", tmp_path)
     (tmp_path / "studies").mkdir()
     (tmp_path / "out" / "result.json").rename(tmp_path / "studies" / "tune.json")
     grid_file(tmp_path, "next", tuned_by="tune", family={"amft": "fst"})
     with pytest.raises(StudyError, match="the study tune chose for no 'fst', but for sft"):
+        tuned(read_grid("next"))
+    grid_file(tmp_path, "plain")
+    grid_file(tmp_path, "next", tuned_by="plain")
+    (tmp_path / "studies" / "tune.json").rename(tmp_path / "studies" / "plain.json")
+    with pytest.raises(StudyError, match="the study plain has nothing to choose"):
         tuned(read_grid("next"))
 
 

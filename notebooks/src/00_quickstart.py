@@ -272,7 +272,7 @@ for hand, [text] in zip(
 # the end, with 95 % intervals over seeds. First $\mu$ alone, `amft`.
 
 # %%
-from amft_lite.study import shipped
+from amft_lite.results import shipped
 from amft_lite.tables import comparison
 
 result = comparison(shipped("quick"), "amft")

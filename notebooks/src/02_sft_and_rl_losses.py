@@ -557,8 +557,8 @@ figures.picture(draw_hand(any_suits(["K", "J", "4"]), width=300, seed=1),
 # **Predict.** Which of the three lines of which method will be highest at the end?
 
 # %%
+from amft_lite.results import recording
 from amft_lite.statistics import mean_interval
-from amft_lite.study import recording
 
 blocks = recording("runs")["blocks"]
 kinds = {

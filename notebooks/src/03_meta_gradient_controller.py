@@ -38,7 +38,7 @@ import math
 import torch
 from amft_lite import figures, meta_gradient, objectives, use_plotly
 from amft_lite.provenance import versions
-from amft_lite.study import recording
+from amft_lite.results import recording
 
 use_plotly()
 torch.set_num_threads(1)
@@ -769,7 +769,7 @@ check("controller_step", controller_step).require()
 prediction = None  # "right" or "half wrong"
 
 # %%
-from amft_lite.study import shipped
+from amft_lite.results import shipped
 from amft_lite.tables import comparison
 
 for name in ("controllers", "controllers_again"):

@@ -422,8 +422,8 @@ check("paired_interval", paired_interval).require()
 # below `amft`?
 
 # %%
+from amft_lite.results import recording
 from amft_lite.statistics import mean_interval
-from amft_lite.study import recording
 
 blocks = recording("runs")["blocks"]
 final = {}

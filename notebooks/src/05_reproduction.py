@@ -35,7 +35,7 @@ from amft_lite.gate import BINS
 from amft_lite.grids import read_grid
 from amft_lite.models import base_folder
 from amft_lite.provenance import versions
-from amft_lite.study import shipped
+from amft_lite.results import shipped
 
 use_plotly()
 torch.set_num_threads(1)
@@ -379,7 +379,7 @@ figures.add_slider(figure, "demonstrations", places)
 figure.update_layout(legend={"orientation": "v", "x": 1.02, "y": 1})
 
 # %%
-from amft_lite.study import choices
+from amft_lite.results import choices
 
 taken = choices(tuning)
 print("method        taken                  experts right   half wrong   (validation)")
@@ -682,7 +682,7 @@ figures.describe(figure, "mu of the learned controller falls where experts are w
 # %%
 import numpy as np
 from amft_lite.claims import OF_A_MOMENT, gain_of_twenty_steps
-from amft_lite.study import recording
+from amft_lite.results import recording
 
 signal = recording("signal")["blocks"]
 KINDS = {

@@ -457,8 +457,8 @@ for split in ("ood_visual", "ood_rule"):
 
 # %%
 from amft_lite import study_figures, study_tables
+from amft_lite.results import shipped
 from amft_lite.statistics import mean_interval
-from amft_lite.study import shipped
 from rich.console import Console
 
 print("Share solved, two seeds")

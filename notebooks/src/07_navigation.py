@@ -505,8 +505,8 @@ figures.describe(figure, "Turns right along two short runs: compass words, left 
 
 # %%
 from amft_lite import study_figures, study_tables
+from amft_lite.results import shipped
 from amft_lite.statistics import mean_interval
-from amft_lite.study import shipped
 from rich.console import Console
 
 print("Share of routes that arrive, two seeds")

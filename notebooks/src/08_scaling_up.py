@@ -714,7 +714,7 @@ else:
 
 # %%
 from amft_lite.models import DATA
-from amft_lite.study import recording
+from amft_lite.results import recording
 
 if (DATA / "recordings" / "smollm2.json").is_file():
     kept = recording("smollm2")

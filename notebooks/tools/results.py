@@ -12,8 +12,8 @@ from pathlib import Path
 
 from amft_lite import claims, tables
 from amft_lite.models import DATA
+from amft_lite.results import shipped
 from amft_lite.runs import write_text
-from amft_lite.study import shipped
 
 README = DATA.parent / "README.md"
 PAGE = DATA / "studies" / "README.md"
@@ -53,17 +53,18 @@ def tables_of_the_page() -> Iterator[tuple[str, str]]:
 
 
 def replaced(text: str, table: str, section: str = "") -> str:
-    """`text` with the table of the same head, the first one after `section`, made `table`.
+    """`text` with the table of the same head, the first one in `section`, made `table`.
 
     Raises:
         ValueError: there is none.
     """
-    head = table.split("\n", 1)[0]
-    start = text.find(f"\n{head}\n", text.index(section)) + 1
-    if not start:
-        raise ValueError(f"no table of the head {head!r} stands after {section!r}")
+    head, begin = table.split("\n", 1)[0], text.find(section)
+    stop = text.find("\n## ", begin + 1) if section else -1
+    start = text.find(f"\n{head}\n", begin, stop if stop >= 0 else None) + 1
+    if begin < 0 or not start:
+        raise ValueError(f"no table of the head {head!r} stands in {section!r}")
     end = text.find("\n\n", start)
-    return text[:start] + table + text[end + 1 :]
+    return text[:start] + table + (text[end + 1 :] if end >= 0 else "")
 
 
 def pages() -> dict[Path, str]:
