@@ -406,7 +406,10 @@ def study(
     ),
     jobs: Annotated[int, typer.Option(min=1, max=1024, help="Cells at a time, a thread each.")] = 2,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep cells of --out and of the committed result.")
+        bool,
+        typer.Option(
+            "--resume", help="Keep cells of --out, and committed ones not begun anew there."
+        ),
     ] = False,
     max_hours: Annotated[
         float | None, typer.Option(min=0.0, help="Begin no cell after so many hours.")

@@ -362,7 +362,8 @@ def _run_cells(
                     cell |= {"commit": commit, "how": shared, "environment": made_by}
                     running[pool.submit(_train, out / "cells" / file_name(cell), cell)] = cell
                 if not running:
-                    reason = f"{max_hours:g} hours are over" if late else "their traces are missing"
+                    reason = "their traces are missing (the seed before has not been run)"
+                    reason = f"{max_hours:g} hours are over" if late else reason
                     console.print(f"{len(waiting)} cells are left out: {reason}.")
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
