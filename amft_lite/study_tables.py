@@ -5,11 +5,13 @@ Left out: the numbers in them (`amft_lite.tables`); figures (`amft_lite.study_fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from amft_lite.results import choices
@@ -45,6 +47,30 @@ from amft_lite.tables import (
 )
 
 
+def show(console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, in parts below each other where the console is too narrow: the first column
+    stands in each, heads wrap, and no number is cut."""
+    widths = [
+        max(len(text) for text in (*head[i].split(), *(row[i] for row in rows), ""))
+        for i in range(len(head))
+    ]
+    room = console.width - widths[0] - 4  # a column costs its width and three signs
+    parts, left = [[0]], room
+    for i in range(1, len(head)):
+        if widths[i] + 3 > left and len(parts[-1]) > 1:
+            parts.append([0])
+            left = room
+        parts[-1].append(i)
+        left -= widths[i] + 3
+    for n, part in enumerate(parts):
+        made = Table(title=title if n == 0 else None)
+        for i in part:
+            made.add_column(escape(head[i]), min_width=widths[i])
+        for row in rows:
+            made.add_row(*(escape(row[i]) for i in part))
+        console.print(made)
+
+
 def print_result(result: dict[str, Any], console: Console) -> None:
     """Tables of what is there: whole seeds only (those that all arms and regimes have)."""
     if not result["cells"]:
@@ -67,38 +93,38 @@ def print_result(result: dict[str, Any], console: Console) -> None:
         return
     seeds = found["seeds"]
     over = f"{len(seeds)} seeds" + (f", mean of {len(regimes)} regimes" * (len(regimes) > 1))
-    for measures in few_at_a_time(result):
-        success = Table("", *measures, title=f"Share of right answers; 95 % interval over {over}")
-        for arm in arms:
-            success.add_row(arm, *(number(found["means"][arm][m]) for m in measures.values()))
-        console.print(success)
+    measures = measures_named(result)
+    show(
+        console, f"Share of right answers; 95 % interval over {over}", ["", *measures],
+        [[arm, *(number(found["means"][arm][m]) for m in measures.values())] for arm in arms],
+    )  # fmt: skip
     shares = {arm: share_applied(cells, arm) for arm in arms}
     applied = ("rule applied to",) * any(share is not None for share in shares.values())
     middle = ("IQM",) * (len(seeds) > 1)
-    title = f"Middle half of {label(*measures_of(result)[0])}; means over cells"
-    paid = Table("", *middle, "mu", "end entropy", "rollouts", "seconds", *applied, title=title)
+    paid = []
     values, _ = table(cells, *measures_of(result)[0])
     for place, arm in enumerate(arms):
         rollouts = mean_fact(cells, arm, "training_rollouts")
         rollouts += mean_fact(cells, arm, "validation_rollouts")
-        paid.add_row(
+        paid.append([
             arm, *(number(asdict(iqm(values[place].T, draws=DRAWS))) for _ in middle),
             plain(mean_fact(cells, arm, "mean_mu"), ".2f"),
             plain(mean_fact(cells, arm, "final_entropy"), ".3f"),
             plain(rollouts, ".0f"), plain(mean_fact(cells, arm, "seconds"), ".1f"),
             *(["-" if shares[arm] is None else f"{shares[arm]:.0%} of prompts"] * len(applied)),
-        )  # fmt: skip
-    console.print(paid)
+        ])  # fmt: skip
+    title = f"Middle half of {label(*measures_of(result)[0])}; means over cells"
+    show(console, title, ["", *middle, "mu", "end entropy", "rollouts", "seconds", *applied], paid)
     if hours := result.get("core_hours"):
         console.print(f"{len(everything['cells'])} cells, {hours} core-hours in all.")
     if len(regimes) > 1 and any(arm.startswith(CONSTANT) for arm in arms):
         split, kind = measures_of(result)[0]
         lost = regrets(result, split, kind)
-        rows = Table("", *regimes, "mean", title=f"Regret to the best constant, {split}")
-        for arm in arms:
-            each = (f"{lost[arm]['each'][r]:+.3f}" for r in regimes)
-            rows.add_row(arm, *each, number(lost[arm]["mean"]))
-        console.print(rows)
+        rows = [
+            [arm, number(lost[arm]["mean"]), *(f"{lost[arm]['each'][r]:+.3f}" for r in regimes)]
+            for arm in arms
+        ]
+        show(console, f"Regret to the best constant, {split}", ["", "mean", *regimes], rows)
         if len(seeds) > 1 and not arms[0].startswith(CONSTANT):
             print_differences(result, console)
     elif len(seeds) > 1:
@@ -120,12 +146,6 @@ def share_applied(cells: list[dict[str, Any]], arm: str) -> float | None:
     return float(np.mean(blocks)) if blocks else None
 
 
-def few_at_a_time(result: dict[str, Any], columns: int = 3) -> list[dict[str, str]]:
-    """`measures_named` in pieces that a terminal shows without cutting numbers."""
-    names = list(measures_named(result).items())
-    return [dict(names[k : k + columns]) for k in range(0, len(names), columns)]
-
-
 def print_differences(result: dict[str, Any], console: Console) -> None:
     """The first arm less each other one; of the first measure also what would have been seen, the
     chance that a run of the first arm beats one of the other, and how far other problems would
@@ -135,7 +155,7 @@ def print_differences(result: dict[str, Any], console: Console) -> None:
         return
     split, kind = measures_of(result)[0]
     values, _ = table(result["cells"], split, kind)
-    more = {}
+    more = []
     for arm, x in zip(arms[1:], values[1:], strict=True):
         seen = f"{detectable((values[0] - x).mean(0)):.3f}"
         wins = probability_of_improvement(values[0].T, x.T, draws=DRAWS)
@@ -143,30 +163,28 @@ def print_differences(result: dict[str, Any], console: Console) -> None:
             problems = number(asdict(other_problems(result, arms[0], arm, split)))
         except ValueError:  # no hits by group, or greedy answers alone
             problems = "-"
-        more[arm] = (seen, f"{wins.mean:.2f} [{wins.low:.2f}, {wins.high:.2f}]", problems)
-    differences = comparison(result)["differences"]
-    for measures in few_at_a_time(result):
-        rows = Table("", *measures, title="Differences paired by seed")
-        for name, row in differences.items():
-            rows.add_row(name, *(number(row[m]) for m in measures.values()))
-        console.print(rows)
-    head = ("seen if above", "chance to win", "over other problems")
-    rows = Table("", *head, title=f"{label(split, kind)}, the same differences")
-    for arm, texts in more.items():
-        rows.add_row(f"{arms[0]} - {arm}", *texts)
-    console.print(rows)
+        chance = f"{wins.mean:.2f} [{wins.low:.2f}, {wins.high:.2f}]"
+        more.append([f"{arms[0]} - {arm}", seen, chance, problems])
+    measures = measures_named(result)
+    rows = [
+        [name, *(number(row[m]) for m in measures.values())]
+        for name, row in comparison(result)["differences"].items()
+    ]
+    show(console, "Differences paired by seed", ["", *measures], rows)
+    head = ["", "seen if above", "chance to win", "over other problems"]
+    show(console, f"{label(split, kind)}, the same differences", head, more)
 
 
 def print_ceiling(result: dict[str, Any], console: Console) -> None:
     """The oracle's gain, and what is left of it when other seeds choose."""
-    rows = Table("", "best schedule", "best constant", "gain, chosen in sight",
-                 "gain, chosen on the other seeds", title="What a schedule could gain")  # fmt: skip
-    for regime, row in ceiling(result).items():
-        rows.add_row(
-            regime, row["best"], row["constant"], f"{row['in_sight']:+.3f}",
-            str(mean_interval(row["chosen_elsewhere"])),
-        )  # fmt: skip
-    console.print(rows)
+    head = ["", "best schedule", "best constant", "gain, chosen in sight",
+            "gain, chosen on the other seeds"]  # fmt: skip
+    rows = [
+        [regime, row["best"], row["constant"], f"{row['in_sight']:+.3f}",
+         str(mean_interval(row["chosen_elsewhere"]))]
+        for regime, row in ceiling(result).items()
+    ]  # fmt: skip
+    show(console, "What a schedule could gain", head, rows)
 
 
 def print_stages(result: dict[str, Any], console: Console) -> None:
@@ -177,10 +195,8 @@ def print_stages(result: dict[str, Any], console: Console) -> None:
         return
     for regime, stages in found.items():
         names, means = stage_rows(stages)
-        rows = Table("mu in", *names, title=f"Success by what mu was in one stage, {regime}")
-        for n, row in enumerate(means):
-            rows.add_row(f"stage {n + 1}", *row)
-        console.print(rows)
+        rows = [[f"stage {n + 1}", *row] for n, row in enumerate(means)]
+        show(console, f"Success by what mu was in one stage, {regime}", ["mu in", *names], rows)
 
 
 #: Success that the efficiency of methods is compared at: between what SFT and the best reach.
@@ -194,7 +210,7 @@ def print_curves(
     title = f"Paid for {target:.0%} (the whole run where it was not reached); means over cells"
     forgetting = ("demonstrations' nats a token: least", "at the end")
     names = ("reached", "steps", "rollouts", "seconds", "largest drop", *forgetting)
-    rows = Table("", *names, title=title)
+    rows = []
     for arm in arms_of(result):
         cells = [c for c in result["cells"] if c["arm"] == arm and "curve" in c]
         facts = []
@@ -206,13 +222,13 @@ def print_curves(
             facts.append((*(paid[x] for x in ("step", "rollouts", "seconds")), drop, min(nll),
                           nll[-1]))  # fmt: skip
         if not cells:  # all of them diverged
-            rows.add_row(arm, *"-" * len(names))
+            rows.append([arm, *"-" * len(names)])
             continue
         reached = sum(max(p[split] for p in c["curve"]) >= target for c in cells)
         steps, rollouts, seconds, drop, least, end = np.mean(facts, 0)
-        rows.add_row(arm, f"{reached} of {len(cells)}", f"{steps:.0f}", f"{rollouts:.0f}",
-                     f"{seconds:.1f}", f"{drop:.3f}", f"{least:.3f}", f"{end:.3f}")  # fmt: skip
-    console.print(rows)
+        rows.append([arm, f"{reached} of {len(cells)}", f"{steps:.0f}", f"{rollouts:.0f}",
+                     f"{seconds:.1f}", f"{drop:.3f}", f"{least:.3f}", f"{end:.3f}"])  # fmt: skip
+    show(console, title, ["", *names], rows)
 
 
 def print_choices(result: dict[str, Any], console: Console) -> None:
@@ -220,7 +236,7 @@ def print_choices(result: dict[str, Any], console: Console) -> None:
     taken = choices(result)
     tried = list(dict.fromkeys(cell.get("candidate", "") for cell in result["cells"]))
     split = next((next(iter(c["splits"])) for c in result["cells"] if "splits" in c), "")
-    rows = Table("", *tried, title="Mean success on validation; [...]: taken")
+    rows = []
     for arm in arms_of(result):
         texts = []
         for candidate in tried:
@@ -230,5 +246,5 @@ def print_choices(result: dict[str, Any], console: Console) -> None:
             mean = np.mean([score(c, split) for c in of] or [0.0])
             mark = "[{}]" if taken.get(arm) == candidate else "{}"
             texts.append(mark.format(f"{mean:.3f}") if of else "-")
-        rows.add_row(arm, *(t.replace("[", "\\[") for t in texts))
-    console.print(rows)
+        rows.append([arm, *texts])
+    show(console, "Mean success on validation; \\[...]: taken", ["", *tried], rows)

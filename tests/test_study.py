@@ -1015,6 +1015,19 @@ def test_the_ceiling_by_hand_and_luck_does_not_survive_the_other_seeds_choice():
     assert len(traces) == 29 and sum(arm.startswith("fixed-") for arm in grid.arms) == 5
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 250])
+def test_a_narrow_terminal_gets_more_tables_and_whole_numbers(width):
+    head = ["", "first of three", "second", "a-name-of-many-signs"]
+    rows = [["arm-one", "0.191 [0.187, 0.196]", "[0.300]", "-"], ["b", "x", "[bold]", "1"]]
+    console = Console(file=io.StringIO(), record=True, width=width)
+    study_tables.show(console, "A title", head, rows)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width and "…" not in text
+    for cell in (*rows[0][1:3], "[bold]", "a-name-of-many-signs"):
+        assert text.count(cell) == 1
+    assert text.count("arm-one") == text.count("┏") == {40: 3, 60: 2, 80: 1, 250: 1}[width]
+
+
 def test_success_by_stage_by_hand():
     def cell(seed, stages, success):
         trace = " ".join(f"{mu}x2" for mu in stages)
