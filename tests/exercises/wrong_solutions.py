@@ -1381,6 +1381,11 @@ def _(rewards, threshold):
     return torch.tensor([sum(row) / len(row) < threshold for row in rewards.tolist()])
 
 
+@wrong("few_right", "a rounded count")
+def _(rewards, threshold):
+    return rewards.sum(1) <= round(threshold * rewards.shape[1])
+
+
 @wrong("few_right", "reversed")
 def _(rewards, threshold):
     return ~(rewards.float().mean(dim=-1) <= threshold)
