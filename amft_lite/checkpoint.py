@@ -1,7 +1,7 @@
 """Checkpoints that are whole or are not there: one safetensors file a step, written beside and
 moved into place, with a checksum. A damaged one is named and the one before it is used.
 
-Left out: model folders for other programs (`model.save_pretrained` does that).
+`save_model` writes the folder of a trained model, for other programs.
 """
 
 from __future__ import annotations
@@ -79,9 +79,28 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int = 3) -> Path:
     with open(beside, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(beside, path)
-    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+    halves = folder.glob("step-*.partial")  # of a process that was killed
+    for old in (*in_order(folder)[:-keep], *halves):
         old.unlink()
     return path
+
+
+def in_order(folder: Path) -> list[Path]:
+    """The checkpoints there, by step."""
+    return sorted(folder.glob("step-*.safetensors"), key=lambda path: (len(path.name), path.name))
+
+
+def save_model(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Weights and tokenizer in `transformers` layout.
+
+    Raises:
+        OSError: they could not be written (a full disk; safetensors has an error of its own).
+    """
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(f"the model in {folder} could not be written: {error}") from None
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -106,7 +125,7 @@ def load(path: Path) -> dict[str, Any]:
 def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[Path]]:
     """The newest whole checkpoint (None if there is none) and the damaged ones newer than it."""
     damaged = []
-    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
+    for path in reversed(in_order(folder)):
         try:
             return load(path), damaged
         except DamagedCheckpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -178,7 +179,10 @@ def train_with_progress(run: Run) -> dict:
                     parts.append(f"success {p.success:.2f}")
                 bar.update(task, completed=p.step, facts=" ".join(parts))
 
-            return run.train(show, bar.console.print, lambda: bool(asked))
+            def say(text: str) -> None:
+                bar.console.print(text, markup=False)  # it may name a folder in brackets
+
+            return run.train(show, say, lambda: bool(asked))
     except (MemoryError, RuntimeError) as error:
         # torch's own words on a CPU and on a GPU
         short = any(x in str(error) for x in ("allocate memory", "out of memory"))
@@ -190,9 +194,8 @@ def train_with_progress(run: Run) -> dict:
             f"{in_smaller_parts(run.config)}."
         ) from None
     except (Interrupted, KeyboardInterrupt):
-        console.print(
-            f"Stopped. Go on with: amft-lite run --resume --out {run.folder}", soft_wrap=True
-        )
+        again = f"amft-lite run --resume --out {shlex.quote(str(run.folder))}"
+        console.print(f"Stopped. Go on with: {again}", soft_wrap=True, markup=False)
         raise typer.Exit(STOPPED) from None
     finally:
         for number, handler in before.items():
@@ -251,7 +254,7 @@ def run(
     except (ConfigError, RunError, FloatingPointError, OSError) as error:
         raise refuse(error) from None
     print_summary(summary)
-    console.print(f"Figures: {current.folder / 'report.html'}", soft_wrap=True)
+    console.print(f"Figures: {current.folder / 'report.html'}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -319,6 +322,8 @@ def report(
     from amft_lite.runs import Run, RunError
 
     default = "report.html" if len(folders) == 1 else "comparison.html"
+    if out and (out.is_dir() or not out.parent.is_dir()):
+        raise refuse(f"--out must be a file in a folder that exists, not {out}.")
     try:
         runs = [Run.open(folder) for folder in folders]
         path = write_report(runs, out or folders[0] / default)
@@ -326,7 +331,7 @@ def report(
     except (RunError, ImportError, ValueError, OSError) as error:
         raise refuse(error) from None
     for written in (path, *drawn):
-        console.print(f"Written: {written}", soft_wrap=True)
+        console.print(f"Written: {written}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -355,7 +360,8 @@ def pretrain(
     from amft_lite.pretrain import bands, recipe, save_base, timed_log, whole_or_not
     from amft_lite.pretrain import pretrain as train
 
-    changes = {} if steps is None else {"steps": steps}
+    # a recipe may stop early on a longer schedule; who says how many steps gets so many
+    changes = {} if steps is None else {"steps": steps, "stop": 0}
     try:
         config = recipe(size, task, seed=seed, format_share=format_share, **changes)
     except ValueError as error:
@@ -386,11 +392,11 @@ def pretrain(
     except OSError as error:
         raise refuse(error) from None
     except KeyboardInterrupt:
-        console.print(f"Stopped; nothing was written to {folder}.", soft_wrap=True)
+        console.print(f"Stopped; nothing was written to {folder}.", soft_wrap=True, markup=False)
         raise typer.Exit(STOPPED) from None
     for name, value in found.items():
         console.print(f"{name}: {value}")
-    console.print(f"Written: {folder}", soft_wrap=True)
+    console.print(f"Written: {folder}", soft_wrap=True, markup=False)
 
 
 def listed(text: str) -> list[str]:
@@ -470,6 +476,8 @@ def claims(
     from amft_lite import claims as ledger
     from amft_lite.study import StudyError
 
+    if check + write + markdown > 1:
+        raise refuse("--check, --write and --markdown are three things; ask for one of them.")
     try:
         if write:
             ledger.write()
@@ -523,7 +531,7 @@ def plan(
                 f"`model`."
             )
         found = predict(settings, gpus, device)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         raise refuse(error) from None
     if json_:
         typer.echo(json.dumps(found.as_dict(), indent=2))
@@ -558,7 +566,10 @@ def bench(
     known = {name: getattr(benchmarks, name) for name in names}
     if what not in known:
         raise refuse(f"no benchmark is called {what!r}; known: {', '.join(known)}.")
-    known[what](console=console, **({} if repeats is None else {"repeats": repeats}))
+    try:
+        known[what](console=console, **({} if repeats is None else {"repeats": repeats}))
+    except ImportError as error:
+        raise refuse(f"bench {what}: {error}; the extra train brings it.") from None
 
 
 def main() -> None:

@@ -191,6 +191,7 @@ class AMFT:
             experts = self.task.demonstrations(n, c.seed * 1_000_003 + number, split="validation")
             nll = self.gradient(self.plain_nll, encode(self.tokenizer, experts), facts)
             signals.grad_utility = signals.grad_utility - c.expert_utility * nll
+        self.refuse_unless_finite(signals.grad_utility.norm().item(), "grad U")
         signals.influence = self.influence
         pushed = collapsing and self.rule.entropy_form == "gradient"
         signals.informative = bool(batch.advantages.any()) or pushed or c.expert_utility > 0
@@ -222,14 +223,17 @@ class AMFT:
     def apply(self, grad: Tensor, facts: dict) -> None:
         """Line 12: clip the combined gradient as one, and take the optimiser's step."""
         facts["grad_norm"] = grad.norm().item()
-        if not math.isfinite(facts["grad_norm"]):
-            raise FloatingPointError(
-                f"the gradient of step {self.step} is not finite; the policy has diverged, and a "
-                f"lower lr (it is {self.config.lr}) may keep it together."
-            )
+        self.refuse_unless_finite(facts["grad_norm"], "the gradient")
         unflatten_into(clip_by_norm(grad, self.config.max_grad_norm), self.parameters)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def refuse_unless_finite(self, norm: float, words: str) -> None:
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"{words} of step {self.step} is not finite; the policy has diverged, and a "
+                f"lower lr (it is {self.config.lr}) may keep it together."
+            )
 
     # --- gradients of the losses -----------------------------------------------------------------
 

@@ -251,9 +251,9 @@ def _double_norm(vector: Tensor, reduce: Reduce | None) -> Tensor:
 
 
 def cosine(a: Tensor, b: Tensor, reduce: Reduce | None = None) -> float:
-    """Cosine of two flat vectors in float64; 0 where one of them is zero."""
+    """Cosine of two flat vectors in float64; 0 where one of them is zero, nan where one is."""
     norms = _double_norm(a, reduce) * _double_norm(b, reduce)
-    return float(mu_gradient(a, b, reduce) / norms) if norms > 0 else 0.0
+    return 0.0 if norms == 0 else float(mu_gradient(a, b, reduce) / norms)
 
 
 # --- oracles: the same number by other roads, for tests and notebooks ----------------------------

@@ -140,7 +140,7 @@ def load_policy(folder: str | Path) -> tuple[LlamaForCausalLM, PreTrainedTokeniz
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"no model in {folder}; `amft-lite pretrain --out {folder}` trains a base there"
+            f"no model in {folder}; `amft-lite pretrain --task TASK --out {folder}` trains a base"
         )
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval(), AutoTokenizer.from_pretrained(folder)

@@ -33,6 +33,7 @@ from types import ModuleType
 import torch
 
 from amft_lite.batches import stacked
+from amft_lite.checkpoint import save_model
 from amft_lite.evaluation import answers
 from amft_lite.models import (
     base_folder,
@@ -224,8 +225,7 @@ def save_base(
 ) -> None:
     """Write weights and tokenizer in `transformers` layout, the recipe, its log and its bands."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_model(folder, model, tokenizer)
     facts = {"recipe": asdict(config), "bands": found, "provenance": provenance()}
     (folder / "recipe.json").write_text(json.dumps(facts, indent=2) + "\n")
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))

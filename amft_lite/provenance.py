@@ -13,11 +13,12 @@ PACKAGES = ("amft-lite", "torch", "transformers", "numpy")
 
 
 def git_commit() -> str:
-    """The commit of the working tree, with `+` if files differ from it; "unknown" outside one."""
+    """The commit of the working tree, with `+` if files differ from it or modules are not in it;
+    "unknown" outside one, and where the package is installed inside another project's."""
 
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", *words],
+            ["git", "--no-optional-locks", *words],
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
@@ -26,7 +27,9 @@ def git_commit() -> str:
         ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         changed = git("status", "--porcelain", "--untracked-files=no")
+        changed += git("ls-files", "--others", "--exclude-standard", "--", "*.py", "*.yaml")
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"

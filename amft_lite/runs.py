@@ -177,6 +177,11 @@ def load_base(config: RunConfig, task: Task):
         check_model(policy)
     except ValueError as error:
         raise ConfigError(f"base: {folder}: {error}.") from None
+    if not task.vocabulary():
+        raise ConfigError(
+            f"task: {config.task} is for real models, not for a tiny policy with a vocabulary of "
+            f"its own; name one by --set model=NAME."
+        )
     unknown = [word for word in task.vocabulary() if word not in tokenizer.get_vocab()]
     if unknown and set(unknown) <= set(new_words(task)):
         try:
@@ -190,6 +195,31 @@ def load_base(config: RunConfig, task: Task):
             f"{config.task}; `amft-lite pretrain --task {config.task}` trains one that does."
         )
     return policy, tokenizer
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Can a run begin there? What a run leaves that was killed before it began is nothing.
+
+    Raises:
+        RunError: something is there that is no run, or a run that is not to be replaced.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; --out needs a folder.")
+    found = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if all(name == ".lock" or name.endswith(".partial") for name in found):
+        return
+    try:
+        settings = read_file(folder / "config.yaml")
+        if "method" not in settings:
+            raise ConfigError("no settings of a run")
+        build(settings)
+    except ConfigError:  # other programs call their settings so, too
+        raise RunError(f"{folder} is not empty and holds no run; name another --out.") from None
+    if not overwrite:
+        raise RunError(
+            f"{folder} already holds a run; go on with it by --resume, replace it by "
+            f"--overwrite, or name another --out."
+        )
 
 
 class Run:
@@ -214,7 +244,7 @@ class Run:
             self.lock_file = open(self.folder / ".lock", "w")  # noqa: SIM115
         try:
             fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise RunError(f"another process is working in {self.folder}; wait for it.") from None
 
     # --- opening ---------------------------------------------------------------------------------
@@ -227,21 +257,13 @@ class Run:
             RunError: something else is there.
             ConfigError: the base or the task does not work with these settings.
         """
-        if folder.exists() and not folder.is_dir():
-            raise RunError(f"{folder} is a file; --out needs a folder.")
-        if folder.is_dir() and any(folder.iterdir()):
-            if not (folder / "config.yaml").is_file():
-                raise RunError(f"{folder} is not empty and holds no run; name another --out.")
-            if not overwrite:
-                raise RunError(
-                    f"{folder} already holds a run; go on with it by --resume, replace it by "
-                    f"--overwrite, or name another --out."
-                )
+        check_folder(folder, overwrite)
         run = cls(folder, config)
         run.check_start()  # fails before anything is touched
         folder.mkdir(parents=True, exist_ok=True)
         run.lock()
-        for name in CONTENTS:
+        check_folder(folder, overwrite)  # again: another process may have begun in it
+        for name in reversed(CONTENTS):  # config.yaml, by which a run is known, goes last
             shutil.rmtree(folder / name, ignore_errors=True)
             (folder / name).unlink(missing_ok=True)
         write_text(folder / "config.yaml", to_yaml(config))
@@ -368,8 +390,7 @@ class Run:
         measured = {point["step"] for point in self.curve}
         if self.config.eval_every and self.step not in measured:
             self.measure_curve()
-        self.policy.save_pretrained(self.folder / "model")
-        self.tokenizer.save_pretrained(self.folder / "model")
+        checkpoint.save_model(self.folder / "model", self.policy, self.tokenizer)
         return self.write_summary()
 
     def write_summary(self) -> dict[str, Any]:

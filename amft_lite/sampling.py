@@ -72,6 +72,12 @@ class Layers:
                 f"amft_lite.sampling knows Llama with plain rotary positions, not "
                 f"{config.model_type!r}; use model.generate for other models"
             )
+        for name, known in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
+            if getattr(config, name, known) != known:
+                raise ValueError(
+                    f"amft_lite.sampling knows Llama with {name} {known}, not "
+                    f"{getattr(config, name)}; use model.generate for other models"
+                )
         self.eps = config.rms_norm_eps
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.head_dim or config.hidden_size // self.heads

@@ -34,6 +34,26 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     assert same(load(save(tmp_path, 3, STATE)), STATE)
 
 
+def test_a_millionth_step_is_the_newest_and_halves_of_a_killed_process_go(tmp_path):
+    (tmp_path / "step-000009.partial").write_text("half")
+    for step in (999_998, 999_999, 1_000_000):
+        save(tmp_path, step, {"step": step}, keep=2)
+    assert load_newest(tmp_path) == ({"step": 1_000_000}, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-1000000.safetensors", "step-999999.safetensors"]  # fmt: skip
+
+
+def test_a_model_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
+    """safetensors raises an error of its own on a full disk, which no command line expects."""
+
+    class Full:
+        def save_pretrained(self, folder):
+            raise checkpoint.SafetensorError("No space left on device")
+
+    with pytest.raises(OSError, match="could not be written: No space left"):
+        checkpoint.save_model(tmp_path, Full(), None)
+
+
 leaves = st.one_of(
     st.none(), st.booleans(), st.integers(-9, 9), st.floats(), st.text(max_size=5),
     st.integers(0, 4).map(lambda n: torch.arange(float(n))),

@@ -284,6 +284,10 @@ def test_a_study_without_a_result_is_pending_and_a_broken_row_is_named(monkeypat
     assert "kind_of must be one of" in amft("claims", code=2)
 
 
+def test_two_things_at_once_are_refused():
+    assert "ask for one of them" in amft("claims", "--check", "--write", code=2)
+
+
 def test_writing_changes_nothing_but_verdicts(monkeypatch, tmp_path):
     path = tmp_path / "claims.yaml"
     path.write_text(claims.PATH.read_text().replace("verdict: does not hold", "verdict: holds"))

@@ -235,3 +235,18 @@ def test_every_rule_runs_and_logs_its_mu(method):
         assert math.isfinite(record["grad_norm"])
     measured = any("validation_reward" in record for record in loop.records)
     assert measured == (method in ("meta_only", "placebo", "published"))
+
+
+def test_a_utility_gradient_that_is_not_finite_ends_the_run(monkeypatch):
+    """The controller averages it: one nan would stay for ever, and freeze mu without a word."""
+    loop = make(method="amft")
+    honest = loop.utility_loss
+
+    def broken(rows, whole, collapsing=False):
+        loss, facts = honest(rows, whole, collapsing)
+        return loss * float("nan"), facts
+
+    monkeypatch.setattr(loop, "utility_loss", broken)
+    with pytest.raises(FloatingPointError, match=r"grad U of step .* is not finite"):
+        for _ in range(loop.config.warmup_steps + 1):
+            loop.train_step()

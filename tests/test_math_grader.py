@@ -167,6 +167,26 @@ def test_an_equal_expression_that_the_question_contains_is_an_echo():
     assert reason("1+2x+x^2", "x^2+2x+1", question=asked) == "equivalent"
 
 
+@pytest.mark.parametrize(("answer", "gold", "asked", "expected"), [
+    (r"(\sqrt{50}+\sqrt{18})", r"8\sqrt{2}", r"Simplify $\sqrt{50}+\sqrt{18}$.", "echo"),
+    (r"\sqrt{18}+\sqrt{50}", r"8\sqrt{2}", r"Simplify $\sqrt{50}+\sqrt{18}$.", "echo"),
+    ("-5x+x^2+6", "(x-2)(x-3)", "Factor $x^2-5x+6$.", "echo"),
+    ("(x-3)(x-2)", "(x-2)(x-3)", "Factor $x^2-5x+6$.", "equivalent"),
+    (r"4\sqrt{8}/\sqrt{4}+4\sqrt{2}", r"8\sqrt{2}", r"Simplify $\sqrt{50}+\sqrt{18}$.",
+     "equivalent"),
+])  # fmt: skip
+def test_brackets_or_another_order_do_not_hide_an_echo(answer, gold, asked, expected):
+    assert reason(answer, gold, question=asked) == expected
+
+
+def test_a_long_exponent_is_refused_wherever_it_stands():
+    from amft_lite.tasks.math_grader import _harmless
+
+    assert _harmless(r"2^{\frac{10}{3}}") and _harmless("2^{10}x^{12}+100")
+    for text in ("2^{1+99999999}", r"2^{\frac{99999999}{1}}", "2^{100}", "2^{(1)100}"):
+        assert not _harmless(text), text
+
+
 def test_the_traps_are_those_of_math_verify():
     """If a new math-verify no longer falls into these, our guards may be looked at again."""
     from math_verify import parse, verify

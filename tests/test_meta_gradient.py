@@ -4,6 +4,7 @@ against torch's own; float64 throughout."""
 import copy
 import dataclasses
 import functools
+import math
 
 import pytest
 import torch
@@ -309,6 +310,7 @@ def test_mu_gradient_and_cosine_by_hand():
     assert mg.mu_gradient(a, tensor([1, -2])).item() == -5
     assert mg.cosine(a, b) == 0 and mg.cosine(a, a + b) == pytest.approx(0.5**0.5)
     assert mg.cosine(a, -7 * a) == pytest.approx(-1) and mg.cosine(a, 0 * a) == 0
+    assert math.isnan(mg.cosine(a, a * math.nan))  # and not 0, as if there were no signal
 
 
 # --- small parts ----------------------------------------------------------------------------------

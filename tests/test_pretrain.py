@@ -153,6 +153,15 @@ def test_a_base_of_another_seed_lands_where_the_robustness_study_looks_for_it(
         assert base.endswith(f"-seed{recipe['seed']}")
 
 
+def test_who_says_how_many_steps_gets_so_many(command, tmp_path):
+    """The recipe of navigation stops early on a longer schedule."""
+    code, said = command(tmp_path / "base", "--task", "navigation")
+    assert code == 0, said
+    made = json.loads((tmp_path / "base" / "recipe.json").read_text())["recipe"]
+    assert made["steps"] == 2 and made["stop"] == 0
+    assert module.recipe(task="navigation").stop > 0
+
+
 def stop(*given, **named):
     raise KeyboardInterrupt
 

@@ -395,6 +395,73 @@ def test_overwrite_removes_nothing_that_is_not_the_run_s(finished, tmp_path):
     assert Run.open(folder).summary["method"] == "sft"
 
 
+def test_overwrite_spares_a_folder_whose_config_yaml_is_no_run_s(tmp_path):
+    """`config.yaml` and `model` are names that other programs give, too."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("mine")
+    for text in ("architectures: [LlamaForCausalLM]\n", "", "a: [", "lr: 1e-3\n"):
+        (tmp_path / "config.yaml").write_text(text)
+        assert "holds no run" in amft(*SMOKE, "--out", tmp_path, "--overwrite", code=2)
+        assert (tmp_path / "config.yaml").read_text() == text
+    assert (tmp_path / "model" / "weights").read_text() == "mine"
+
+
+def test_what_a_run_leaves_that_was_killed_before_it_began_is_nothing(tmp_path, monkeypatch):
+    from amft_lite import runs
+
+    config = build(read_file("smoke"))
+    (tmp_path / ".lock").write_text("")
+    (tmp_path / "config.yaml.partial").write_text("task: gen")
+    Run.create(tmp_path, config)
+    assert Run.open(tmp_path).config == config
+    # killed in the middle of --overwrite: it is still known as a run
+    removed = []
+    monkeypatch.setattr(runs.shutil, "rmtree", lambda path, **_: removed.append(path.name))
+    monkeypatch.setattr(runs, "write_text", lambda path, text: None)
+    Run.create(tmp_path, config, overwrite=True)
+    assert removed[-1] == "config.yaml" and set(removed) == set(runs.CONTENTS)
+
+
+def test_a_task_of_real_models_is_refused_where_the_policy_is_tiny(tmp_path):
+    words = ["--set", "task=gsm_symbolic", "--set", "base=general_points-0.2M"]
+    assert "name one by --set model=NAME" in amft(
+        *SMOKE, *words, "--out", tmp_path / "x", code=2)  # fmt: skip
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_in_brackets_is_printed_as_it_is(finished, tmp_path):
+    folder = damaged_copy(finished, tmp_path / "[bold]")
+    assert f"Written: {folder / 'report.html'}" in amft("report", folder)
+
+
+def test_a_report_s_file_must_have_a_folder(finished, tmp_path):
+    for out in (tmp_path / "none" / "x.html", tmp_path):
+        said = amft("report", finished[0], "--out", out, code=2)
+        assert "--out must be a file in a folder that exists" in said
+
+
+def test_the_commit_is_not_that_of_a_project_around_an_installed_package(tmp_path, monkeypatch):
+    from amft_lite import provenance
+
+    package = tmp_path / "site-packages" / "amft_lite"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+
+    def git(*words):
+        who = ("-c", "user.name=x", "-c", "user.email=x@x")
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    (package / "provenance.py").write_text("")
+    git("init")
+    git("commit", "--allow-empty", "-m", "a project of its own")
+    assert provenance.git_commit() == "unknown"
+    git("add", "-A")
+    git("commit", "-m", "the kit's own tree")
+    assert re.fullmatch("[0-9a-f]{12}", provenance.git_commit())
+    (package / "new.py").write_text("")  # imported, and in no commit
+    assert provenance.git_commit().endswith("+")
+
+
 def test_a_second_process_is_kept_out(tmp_path):
     folder = tmp_path / "shared"
     process = subprocess.Popen(command(*SMOKE, "--out", folder), stdout=subprocess.DEVNULL)

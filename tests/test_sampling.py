@@ -10,7 +10,7 @@ from amft_lite.models import (
     token_logps,
     word_tokenizer,
 )
-from amft_lite.sampling import Rollouts, answer_texts, sample
+from amft_lite.sampling import Rollouts, answer_texts, check_model, sample
 
 
 def encode(tokenizer, prompts):
@@ -26,6 +26,21 @@ def test_greedy_tokens_are_those_of_generate(base, task):
         input_ids=ids, attention_mask=attention, do_sample=False, max_new_tokens=14
     )
     assert torch.equal(ours.ids, theirs)
+
+
+@pytest.mark.parametrize("setting", [
+    {"attention_bias": True}, {"mlp_bias": True}, {"hidden_act": "gelu"}])  # fmt: skip
+def test_a_llama_that_the_sampler_would_compute_otherwise_is_refused(base, setting):
+    policy, _ = base
+    [(name, value)] = setting.items()
+    before = getattr(policy.config, name)
+    setattr(policy.config, name, value)
+    try:
+        with pytest.raises(ValueError, match=f"knows Llama with {name} "):
+            check_model(policy)
+    finally:
+        setattr(policy.config, name, before)
+    check_model(policy)
 
 
 def test_left_padding_changes_no_greedy_token(base, task):

@@ -149,9 +149,18 @@ def _math(answer: str, gold: str, question: str) -> str:
     verdict = _WORKER.ask(judged)
     if verdict != "equal":
         return verdict
-    asked = normalise(question)
-    copied = any(len(part) > 2 and part in asked for _, part in judged)
-    return "echo" if copied else "equivalent"
+    return "echo" if any(_copies(part, question) for _, part in judged) else "equivalent"
+
+
+_LOOSE = re.compile(r"\\(?:cdot|times|left|right)|[(){}\[\]+* ]")
+
+
+def _copies(part: str, question: str) -> bool:
+    """Is the part a piece of the question, brackets and the order of its terms aside?"""
+    asked, signs = _LOOSE.sub("", normalise(question)), sorted(_LOOSE.sub("", part))
+    size = len(signs)
+    places = range(len(asked) - size + 1) if size > 2 else ()
+    return any(sorted(asked[k : k + size]) == signs for k in places)
 
 
 def _compare(right: str, given: str) -> str | list[tuple[str, str]]:
@@ -233,7 +242,9 @@ def _harmless(text: str) -> bool:
         return False
     depth = deepest = 0
     exponents: list[int] = []  # depths at which an exponent is open
+    above = ""  # what stands in exponents
     for place, character in enumerate(text):
+        above += character if exponents else " "
         if character in "({[":
             depth += 1
             deepest = max(deepest, depth)
@@ -247,7 +258,7 @@ def _harmless(text: str) -> bool:
             depth -= 1
         elif character == "^" and (exponents or text[place + 1 : place + 2] != "{"):
             return False
-    digits = max((len(run) for run in re.findall(r"\^\{[^{}]*?([0-9]+)", text)), default=0)
+    digits = max((len(run) for run in re.findall("[0-9]+", above)), default=0)
     return depth == 0 and deepest <= MAX_DEPTH and digits <= 2
 
 
