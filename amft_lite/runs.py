@@ -274,6 +274,19 @@ class Run:
         """Versions, commit and machine, for provenance.json."""
         return provenance()
 
+    def note_resumption(self, on_message: Callable[[str], None]) -> None:
+        """Add to provenance.json with what the run goes on, where that is not what it had."""
+        path, now = self.folder / "provenance.json", self.made_with()
+        made = read_json(path) or {}
+        before = [made, *made.get("resumed", [])][-1]
+        if changed := [k for k in now if k != "date" and before.get(k, now[k]) != now[k]]:
+            on_message(
+                f"Made with another {', '.join(changed)} from here on; an uninterrupted run may "
+                f"have had other numbers."
+            )
+            made["resumed"] = [*made.get("resumed", []), now]
+            write_text(path, to_json(made, indent=2) + "\n")
+
     @classmethod
     def open(cls, folder: Path) -> Run:
         """An existing run.
@@ -349,6 +362,7 @@ class Run:
         if state:
             self.loop.load_state_dict(state["loop"])
             on_message(f"Going on after step {self.loop.step} of {c.steps}.")
+            self.note_resumption(on_message)
         kept = self.keep_until(self.loop.step)
         success = kept[-1][self.main_split]["mean"] if kept else None
 

@@ -140,6 +140,8 @@ class ModelRun(Run):
         self.drop_lines_after(step_of(found) if found else 0)
         if found:
             on_message(f"Going on from {found}.")
+            if not process_index():
+                self.note_resumption(on_message)
         self.trainer.add_callback(_recorder(self, on_progress, stop))
         try:
             self.trainer.train(resume_from_checkpoint=str(found) if found else None)

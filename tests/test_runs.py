@@ -146,8 +146,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on(finished, tmp_path):
     assert f"amft-lite run --resume --out {folder}" in output
     done = len(read_lines(folder / "metrics.jsonl"))
     assert (folder / "checkpoints" / f"step-{done:06d}.safetensors").is_file()
-    amft("run", "--resume", "--out", folder)
+    made = json.loads((folder / "provenance.json").read_text())
+    (folder / "provenance.json").write_text(json.dumps(made | {"torch": "2.0"}))
+    said = " ".join(amft("run", "--resume", "--out", folder).split())
+    assert "Made with another torch from here on" in said
     assert equal(weights(finished[0]), weights(folder))
+    [resumed] = json.loads((folder / "provenance.json").read_text())["resumed"]
+    assert resumed["torch"] == made["torch"] and resumed["commit"] == made["commit"]
 
 
 def test_resuming_a_finished_run_prints_its_table_and_changes_nothing(finished):
