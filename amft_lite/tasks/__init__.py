@@ -12,7 +12,8 @@ Left out: how a task is drawn.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -208,6 +209,18 @@ def reported_splits(task: Task) -> tuple[str, ...]:
     a task with more splits than a run can afford names its choice as `reported`."""
     chosen = getattr(task, "reported", None)
     return chosen or tuple(s for s in task.splits if s not in ("train", "validation"))
+
+
+def in_passes(pool: Sequence[Any], n: int, rng: random.Random) -> Iterator[Any]:
+    """`n` of the pool, in passes, each shuffled anew. What is drawn from `rng` between two of them
+    comes before the next pass's shuffle."""
+    pool = list(pool)
+    if n and not pool:
+        raise ValueError("there is nothing to draw from")
+    while n > 0:
+        rng.shuffle(pool)
+        yield from pool[:n]
+        n -= len(pool)
 
 
 def one_of(name: str, value: str, *allowed: str) -> None:

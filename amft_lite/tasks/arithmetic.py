@@ -23,7 +23,7 @@ import hashlib
 import random
 from collections import Counter
 
-from amft_lite.tasks import Demonstration, Reward
+from amft_lite.tasks import Demonstration, Reward, in_passes
 from amft_lite.tasks.arithmetic_grader import BOX, DRAFT, Question, grade
 from amft_lite.tasks.arithmetic_problems import (
     EXTREMES,
@@ -105,17 +105,12 @@ class Arithmetic:
 
     def prompts(self, split: str, n: int | None = None, seed: int = 0) -> list[Question]:
         """Every problem once, or `n` in shuffled passes."""
-        problems = list(self.problems(split))
+        problems = self.problems(split)
         rng = random.Random(f"{self.name}/{split}/{seed}")
-        n = len(problems) if n is None else n
-        questions: list[Question] = []
-        while len(questions) < n:
-            rng.shuffle(problems)
-            questions += [
-                Question(p.question, split, p.group, p.question, p.family, p.steps, p.answer)
-                for p in problems[: n - len(questions)]
-            ]
-        return questions
+        return [
+            Question(p.question, split, p.group, p.question, p.family, p.steps, p.answer)
+            for p in in_passes(problems, len(problems) if n is None else n, rng)
+        ]
 
     def demonstrations(self, n: int, seed: int = 0, split: str = "train") -> list[Demonstration]:
         """`n` expert answers; a problem has one.

@@ -28,7 +28,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from amft_lite.tasks import Demonstration, Reward
+from amft_lite.tasks import Demonstration, Reward, in_passes
 from amft_lite.tasks.dataset_rows import (
     Question,
     Source,
@@ -102,14 +102,9 @@ class DatasetTask:
         """
         if split not in self.splits:
             raise ValueError(f"no split is called {split!r}; known: {', '.join(self.splits)}")
-        questions = list(self._questions[split])
+        questions = self._questions[split]
         rng = random.Random(f"{self.name}/{split}/{seed}")
-        n = len(questions) if n is None else n
-        drawn: list[Question] = []
-        while len(drawn) < n:
-            rng.shuffle(questions)
-            drawn += questions[: n - len(drawn)]
-        return drawn
+        return list(in_passes(questions, len(questions) if n is None else n, rng))
 
     def demonstrations(self, n: int, seed: int = 0, split: str = "train") -> list[Demonstration]:
         r"""`n` worked answers of the data set; where one ends without a box, it is added.

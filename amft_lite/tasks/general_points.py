@@ -31,7 +31,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from amft_lite.tasks import Completion, Demonstration, Reward, Sight, one_of
+from amft_lite.tasks import Completion, Demonstration, Reward, Sight, in_passes, one_of
 from amft_lite.tasks.cards import HEIGHT, RANKS, WIDTH
 from amft_lite.tasks.points_dialogue import FEEDBACK, Game, played
 from amft_lite.tasks.points_grader import (
@@ -216,14 +216,10 @@ class GeneralPoints:
 
     def prompts(self, split: str, n: int | None = None, seed: int = 0) -> list[Hand]:
         """Every problem once, or `n` in shuffled passes; card order and ranks are drawn anew."""
-        problems = list(self.problems(split))
+        problems = self.problems(split)
         rng = random.Random(f"{self.name}/{split}/{seed}")
-        n = len(problems) if n is None else n
-        hands: list[Hand] = []
-        while len(hands) < n:
-            rng.shuffle(problems)
-            hands += [self._deal(*p, split, rng) for p in problems[: n - len(hands)]]
-        return hands
+        drawn = in_passes(problems, len(problems) if n is None else n, rng)
+        return [self._deal(*problem, split, rng) for problem in drawn]
 
     def _deal(self, values: tuple[int, ...], target: int, split: str, rng: random.Random) -> Hand:
         rule = OOD_RULE if split == "ood_rule" else ID_RULE

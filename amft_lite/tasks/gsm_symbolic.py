@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from amft_lite.tasks import Demonstration, Example, Reward
+from amft_lite.tasks import Demonstration, Example, Reward, in_passes
 from amft_lite.tasks.math_grader import grade
 
 EXCLUDED = (32, 35, 37, 61, 63, 65, 74, 76, 77, 79, 86, 87, 90, 97, 98)  #: by the package
@@ -128,14 +128,9 @@ class GsmSymbolic:
         """
         if split not in self.splits:
             raise ValueError(f"no split is called {split!r}; known: {', '.join(self.splits)}")
-        problems = list(self._problems[split])
+        problems = self._problems[split]
         rng = random.Random(f"{self.name}/{split}/{seed}")
-        n = len(problems) if n is None else n
-        drawn: list[WordProblem] = []
-        while len(drawn) < n:
-            rng.shuffle(problems)
-            drawn += problems[: n - len(drawn)]
-        return drawn
+        return list(in_passes(problems, len(problems) if n is None else n, rng))
 
     def demonstrations(self, n: int, seed: int = 0, split: str = "train") -> list[Demonstration]:
         """`n` worked answers of the package, their last line (``#### 12``) put into a box.

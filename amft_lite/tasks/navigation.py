@@ -33,7 +33,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from amft_lite.tasks import Demonstration, Reward, Sight, one_of
+from amft_lite.tasks import Demonstration, Reward, Sight, in_passes, one_of
 from amft_lite.tasks.city import COMPASS, SIDES, City, build_city, draw_route
 from amft_lite.tasks.street_walks import VIEW, seen_journey
 from amft_lite.tasks.streets import AWAY_LOOKS, HEIGHT, HOME_LOOKS, ICONS, WIDTH
@@ -182,12 +182,7 @@ class Navigation:
         pool = list(self.journeys(split))
         if n is None:
             return pool
-        rng = random.Random(f"{self.name}/{split}/{seed}")
-        chosen: list[Journey] = []
-        while len(chosen) < n:
-            rng.shuffle(pool)
-            chosen += pool[: n - len(chosen)]
-        return chosen
+        return list(in_passes(pool, n, random.Random(f"{self.name}/{split}/{seed}")))
 
     def demonstrations(self, n: int, seed: int = 0, split: str = "train") -> list[Demonstration]:
         """The whole walks of experts, who are right at every first try.
