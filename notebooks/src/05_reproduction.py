@@ -119,8 +119,8 @@ figures.describe(figure, "Six curves of token weights over p; LUFFY peaks at p =
 # **How to read it.** Height: how hard a token of probability $p$ is imitated. SFT
 # treats all alike. LUFFY's loss, $-A\,p/(p+.1)$ with advantage $A=7/8$ (exercise 3),
 # looks at tokens of $p\approx.1$; RL-PLUS at middling ones; SRFT adds weight where the
-# policy agrees already. They disagree most at the left: is a token that the policy
-# finds absurd a lesson or a mistake?
+# policy agrees already. They disagree at both ends. At the left: is a token that the
+# policy finds absurd a lesson or a mistake?
 #
 # **What would prove it wrong.** LUFFY's curve is computed by automatic differentiation
 # of its loss; its peak should lie at $p=.1$ and be $.875/4$ high.
