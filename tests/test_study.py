@@ -604,9 +604,12 @@ def test_another_trace_is_another_setting_unless_it_comes_from_a_cell():
     def made(trace):
         return {"settings": {"method": "replay", "trace": trace}}
 
-    assert studies._is_made(made(".5x9"), made(".5x9"), {})
-    assert not studies._is_made(made(".5x9"), made(".4x9"), {})
-    assert not studies._is_made({"settings": {}}, None, {})
+    how = {"splits": {"test": [6, 2], "ood_rule": [4, 2]}}
+    assert studies._is_made(made(".5x9"), made(".5x9"), how)
+    assert not studies._is_made(made(".5x9"), made(".4x9"), how)
+    assert not studies._is_made({"settings": {}}, None, how)
+    turned = {"splits": dict(reversed(how["splits"].items()))}  # the first one is what counts
+    assert not studies._is_made(made(".5x9"), made(".5x9") | {"how": turned}, how)
 
 
 def test_no_cell_is_begun_after_the_hours_are_over(tmp_path):

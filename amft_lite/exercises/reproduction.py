@@ -79,11 +79,12 @@ FEW_RIGHT = Exercise(
     "few_right",
     few_right,
     [
-        (_right(2, 0, 4, 1, 3, of=4), 0.7),
+        (_right(2, 0, 4, 1, 3, of=4), 0.6),
         (_right(3, 1, 0, 2, 4, 1, of=4).flip(1), 0.25),
         (_right(1, 0, 2, of=2), 0.0),
         (_right(8, 2, 5, 4, 0, of=8), 0.5),
         (_right(1, 3, 0, of=4), 1.0),
+        (_right(3, 2, 4, of=4), 0.7),  # a rounded count would let 3 of 4 in
     ],
     [
         Mistake(

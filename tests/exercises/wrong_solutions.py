@@ -1381,7 +1381,7 @@ def _(rewards, threshold):
     return torch.tensor([sum(row) / len(row) < threshold for row in rewards.tolist()])
 
 
-@wrong("few_right", "a rounded count")
+@wrong("few_right", "value")
 def _(rewards, threshold):
     return rewards.sum(1) <= round(threshold * rewards.shape[1])
 
