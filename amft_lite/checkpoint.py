@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,22 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}.safetensors"
 
 
+@contextmanager
+def disk_errors(failed: str) -> Iterator[None]:
+    """safetensors and torch.save have errors of their own for a full disk; in here they are the
+    system's, which every command line expects.
+
+    Raises:
+        OSError: `failed`, a clause, and why.
+    """
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise  # not of torch's file format
+        raise OSError(f"{failed} (is the disk full?): {error}") from None
+
+
 def save(folder: Path, step: int, state: dict[str, Any], keep: int = 3) -> Path:
     """Write the checkpoint of `step` and drop all but the newest `keep`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,10 +90,11 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int = 3) -> Path:
     path = checkpoint_path(folder, step)
     beside = path.with_suffix(".partial")
     try:
-        save_file(tensors, beside, {"state": text, "sha256": _checksum(tensors, text)})
-    except SafetensorError as error:
+        with disk_errors(f"the checkpoint {path} could not be written"):
+            save_file(tensors, beside, {"state": text, "sha256": _checksum(tensors, text)})
+    except OSError:
         beside.unlink(missing_ok=True)
-        raise OSError(f"the checkpoint {path} could not be written: {error}") from None
+        raise
     with open(beside, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(beside, path)
@@ -94,13 +113,11 @@ def save_model(folder: Path, model: Any, tokenizer: Any) -> None:
     """Weights and tokenizer in `transformers` layout.
 
     Raises:
-        OSError: they could not be written (a full disk; safetensors has an error of its own).
+        OSError: they could not be written.
     """
-    try:
+    with disk_errors(f"the model in {folder} could not be written"):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    except SafetensorError as error:
-        raise OSError(f"the model in {folder} could not be written: {error}") from None
 
 
 def load(path: Path) -> dict[str, Any]:

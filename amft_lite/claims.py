@@ -217,8 +217,8 @@ TESTS: dict[str, Callable[[dict[str, Any]], Finding]] = {
 }
 
 
-#: kind_of -> (what its test must say, what it may say besides)
 _SUCCESS = {"split", "kind", "field", "regimes"}
+#: kind_of -> (what its test must say, what it may say besides)
 KEYS: dict[str, tuple[set[str], set[str]]] = {
     "difference": ({"study", "arm"}, {"minus", *_SUCCESS}),
     "best_constant": ({"study", "arm"}, _SUCCESS),
@@ -292,7 +292,7 @@ def evaluate(row: dict[str, Any]) -> dict[str, Any]:
     o = found.overall
     counts = row["test"].get("field", "").startswith("rollouts")
     form = "+,.0f" if counts else "+.3f"
-    number = f"{o.mean:{form}} [{o.low:{form}}, {o.high:{form}}] n={o.n}"
+    number = f"{o:{form}} n={o.n}"
     return {"verdict": verdict, "because": because, "key_number": number}
 
 

@@ -1,7 +1,7 @@
 """A study's result as it is stored: one JSON file with every cell, and the recordings beside it.
 
 `data/studies/NAME.json` is the committed result of the study NAME. What all its cells share (how
-they were made, the groups of problems, the environments they ran in) stands in it once.
+they were made, the names of what was counted, the environments they ran in) stands in it once.
 
 Left out: training what is missing (`amft_lite.study`); what the numbers mean (`amft_lite.tables`).
 """
@@ -123,39 +123,69 @@ def collect(grid: Grid, cells: list[dict[str, Any]], **more: Any) -> dict[str, A
     }
 
 
+#: Facts of a split that name the same things in every cell -> where a stored result names them.
+NAMED = {"hits": "groups", "outcomes": "outcomes"}
+
+
 def packed(result: dict[str, Any]) -> dict[str, Any]:
-    """The result with every split's `hits` as a list, the names of its groups once, in `groups`;
-    and each cell's `environment` as its place in the list `environments`."""
-    groups: dict[str, list[str]] = {}
+    """The result with every split's `hits` and `outcomes` as lists (None: not there), what they
+    count once, in `groups` and `outcomes`; each cell's `environment` as its place in the list
+    `environments`."""
+    found: dict[str, dict[str, list[dict]]] = {where: {} for where in NAMED.values()}
+    for cell in result["cells"]:
+        for split, facts in cell.get("splits", {}).items():
+            for fact, where in NAMED.items():
+                if isinstance(facts.get(fact), dict):
+                    found[where].setdefault(split, []).append(facts[fact])
+    groups = {split: list(first) for split, (first, *_) in found["groups"].items()}
+    outcomes = {  # a run tells only the outcomes that it had
+        split: sorted(set().union(*all_of_it)) for split, all_of_it in found["outcomes"].items()
+    }
+    names = {"groups": groups, "outcomes": outcomes}
     environments: list[dict[str, Any]] = []
     cells = []
     for cell in result["cells"]:
-        splits = {}
-        for split, facts in cell.get("splits", {}).items():
-            hits = facts.get("hits")
-            if isinstance(hits, dict) and list(hits) == groups.setdefault(split, list(hits)):
-                facts = facts | {"hits": list(hits.values())}
-            splits[split] = facts
+        splits = {
+            split: facts
+            | {
+                fact: _listed(facts[fact], names[where][split])
+                for fact, where in NAMED.items()
+                if isinstance(facts.get(fact), dict)
+            }
+            for split, facts in cell.get("splits", {}).items()
+        }
         cell = cell | ({"splits": splits} if splits else {})
         if environment := cell.get("environment"):
             if environment not in environments:
                 environments.append(environment)
             cell["environment"] = environments.index(environment)
         cells.append(cell)
-    once = {"environments": environments, "groups": groups}
+    once = {"environments": environments, **names}
     return result | {k: v for k, v in once.items() if v} | {"cells": cells}
 
 
 def unpacked(result: dict[str, Any]) -> dict[str, Any]:
     """A stored result as it was before `packed`."""
-    groups, environments = result.pop("groups", {}), result.pop("environments", [])
+    names = {where: result.pop(where, {}) for where in NAMED.values()}
+    environments = result.pop("environments", [])
     for cell in result["cells"]:
         if "environment" in cell:
             cell["environment"] = environments[cell["environment"]]
         for split, facts in cell.get("splits", {}).items():
-            if isinstance(facts.get("hits"), list):
-                facts["hits"] = dict(zip(groups[split], facts["hits"], strict=True))
+            for fact, where in NAMED.items():
+                if isinstance(facts.get(fact), list):
+                    facts[fact] = _named(facts[fact], names[where][split])
     return result
+
+
+def _listed(fact: dict[str, Any], names: list[str]) -> list | dict[str, Any]:
+    """The values in the order of the names; `fact` as it is where that would not read back."""
+    values = [fact.get(name) for name in names]
+    return values if list(_named(values, names).items()) == list(fact.items()) else fact
+
+
+def _named(values: list, names: list[str]) -> dict[str, Any]:
+    return {n: value for n, value in zip(names, values, strict=True) if value is not None}
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

@@ -33,7 +33,13 @@ class Interval:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n}"
+        return f"{self:.3f} n={self.n}"
+
+    def __format__(self, form: str) -> str:
+        """`f"{interval:+.3f}"` is "+0.012 [+0.005, +0.019]"; without a form, as `str`."""
+        if not form:
+            return str(self)
+        return f"{self.mean:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
 def _optional(name: str) -> Any:

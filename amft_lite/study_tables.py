@@ -163,7 +163,7 @@ def print_differences(result: dict[str, Any], console: Console) -> None:
             problems = number(asdict(other_problems(result, arms[0], arm, split)))
         except ValueError:  # no hits by group, or greedy answers alone
             problems = "-"
-        chance = f"{wins.mean:.2f} [{wins.low:.2f}, {wins.high:.2f}]"
+        chance = f"{wins:.2f}"
         more.append([f"{arms[0]} - {arm}", seen, chance, problems])
     measures = measures_named(result)
     rows = [

@@ -141,10 +141,10 @@ def largest_drop(curve: list[dict[str, float]], split: str = "test") -> float:
     return deepest
 
 
-def number(fact: dict[str, Any]) -> str:
+def number(fact: dict[str, Any], form: str = ".3f") -> str:
     """Mean and interval; how many seeds, a table's title says."""
     interval = Interval(**fact)
-    return f"{interval.mean:.3f}" if interval.n == 1 else str(interval).split(" n=")[0]
+    return format(interval.mean if interval.n == 1 else interval, form)
 
 
 def plain(value: float, form: str) -> str:
@@ -232,8 +232,7 @@ def stage_rows(stages: list[dict[float, np.ndarray]]) -> tuple[list[str], list[l
     low, *_, high = values = list(stages[0])
     gaps = [mean_interval(stage[high] - stage[low]) for stage in stages]
     return [f"{mu:g}" for mu in values] + [f"{high:g} less {low:g}"], [
-        [f"{stage[mu].mean():.3f}" for mu in values]
-        + [f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"]
+        [f"{stage[mu].mean():.3f}" for mu in values] + [f"{gap:+.3f}"]
         for stage, gap in zip(stages, gaps, strict=True)
     ]
 
@@ -314,9 +313,8 @@ def differences_markdown(
     for column in gaps.values():
         p = holm([p_value(column[i]) for i in others])
         for i, value in zip(others, p, strict=True):
-            x = mean_interval(column[i])
             star = " *" if value < 0.05 else ""
-            rows[i].append(f"{x.mean:+.3f} [{x.low:+.3f}, {x.high:+.3f}]{star}")
+            rows[i].append(f"{mean_interval(column[i]):+.3f}{star}")
     return rows_of_markdown([f"{first} less", *gaps], list(rows.values()))
 
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from amft_lite.checkpoint import disk_errors
 from amft_lite.config import ConfigError, ModelConfig
 from amft_lite.evaluation import Evaluation, graded
 from amft_lite.provenance import provenance
@@ -144,7 +145,8 @@ class ModelRun(Run):
                 self.note_resumption(on_message)
         self.trainer.add_callback(_recorder(self, on_progress, stop))
         try:
-            self.trainer.train(resume_from_checkpoint=str(found) if found else None)
+            with disk_errors(f"a checkpoint in {self.folder} cannot be read or written"):
+                self.trainer.train(resume_from_checkpoint=str(found) if found else None)
         except TrainerInputError as error:
             raise RunError(str(error)) from None
         if self.step < self.config.steps:
@@ -206,7 +208,8 @@ class ModelRun(Run):
         measured = {point["step"] for point in self.curve}
         if self.config.eval_every and self.step not in measured:
             self.measure_curve()
-        self.trainer.save_model(str(self.folder / "model"))
+        with disk_errors(f"the model in {self.folder} could not be written"):
+            self.trainer.save_model(str(self.folder / "model"))
         if process_index():
             return {}
         self.tokenizer.save_pretrained(self.folder / "model")

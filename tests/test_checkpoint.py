@@ -1,14 +1,24 @@
 """Checkpoints come back as they were written, or are named as damaged."""
 
 import math
+import resource
+from contextlib import contextmanager
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from amft_lite import checkpoint
-from amft_lite.checkpoint import DamagedCheckpoint, checkpoint_path, load, load_newest, save
+from amft_lite.checkpoint import (
+    DamagedCheckpoint,
+    checkpoint_path,
+    disk_errors,
+    load,
+    load_newest,
+    save,
+)
 
 STATE = {
     "step": 3,
@@ -50,8 +60,37 @@ def test_a_model_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
         def save_pretrained(self, folder):
             raise checkpoint.SafetensorError("No space left on device")
 
-    with pytest.raises(OSError, match="could not be written: No space left"):
+    with pytest.raises(
+        OSError, match=r"could not be written \(is the disk full\?\): No space left"
+    ):
         checkpoint.save_model(tmp_path, Full(), None)
+
+
+@contextmanager
+def small_disk(size: int):
+    """Files of this process may have `size` bytes at most: a write beyond them fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("write", [torch.save, save_file])
+def test_what_a_disk_cannot_hold_is_an_error_of_the_system(tmp_path, write):
+    big = {"x": torch.zeros(100_000)}
+    with small_disk(10_000), pytest.raises((RuntimeError, checkpoint.SafetensorError)) as own:
+        write(big, tmp_path / "state")
+    assert not isinstance(own.value, OSError)  # so that a command line does not expect it
+    said = pytest.raises(OSError, match=r"^the state \(is the disk full\?\): ")
+    with small_disk(10_000), said, disk_errors("the state"):
+        write(big, tmp_path / "state")
+
+
+def test_other_errors_in_training_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shape"), disk_errors("the state"):
+        raise RuntimeError("shape '[2]' is invalid")
 
 
 leaves = st.one_of(

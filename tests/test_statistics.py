@@ -11,6 +11,7 @@ from amft_lite import evaluation
 from amft_lite.evaluation import Evaluation, evaluate
 from amft_lite.statistics import (
     COVERAGE,
+    Interval,
     attempts_at,
     cluster_bootstrap,
     detectable,
@@ -52,6 +53,13 @@ def test_mean_interval_is_scipy_s_and_needs_two_values():
     )
     with pytest.raises(ValueError, match="two"):
         mean_interval([1.0])
+
+
+def test_an_interval_in_a_form():
+    found = Interval(0.0123, -0.0056, 0.03, 7)
+    assert f"{found:+.3f}" == "+0.012 [-0.006, +0.030]"
+    assert f"{Interval(1234.5, 1000, 2000, 2):,.0f}" == "1,234 [1,000, 2,000]"
+    assert f"{found}" == str(found) and str(found).endswith("n=7")
 
 
 def test_bootstrap_resamples_groups_not_draws():

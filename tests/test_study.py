@@ -574,20 +574,29 @@ def test_an_arm_is_asked_for_by_its_name_or_its_method(tmp_path):
         grid.arms_called("cosine")
 
 
-def test_a_result_on_disk_names_its_groups_once_and_reads_back_as_it_was(tmp_path):
-    def cell(seed, hits, **more):
-        return {"arm": "a", "regime": "r", "seed": seed, "splits": {
-            "test": {"sampled": 0.5, "hits": hits}, "ood": {"sampled": 0.25}}, **more}  # fmt: skip
+def test_a_result_on_disk_names_what_it_counts_once_and_reads_back_as_it_was(tmp_path):
+    def cell(seed, hits, outcomes, **more):
+        test = {"sampled": 0.5, "hits": hits, "outcomes": outcomes}
+        return {"arm": "a", "regime": "r", "seed": seed,
+                "splits": {"test": test, "ood": {"sampled": 0.25}}, **more}  # fmt: skip
 
-    # the third one's groups stand in another order, the fourth diverged
-    cells = [cell(1, {"g": 3, "h": 1}), cell(2, {"g": 0, "h": 4}), cell(3, {"h": 2, "g": 2}),
+    # an outcome that a run did not have is not in it; the third one's groups stand in another
+    # order and so do its outcomes; the fourth diverged
+    cells = [cell(1, {"g": 3, "h": 1}, {"correct": 0.5, "syntax": 0.5}),
+             cell(2, {"g": 0, "h": 4}, {"correct": 0.0, "misread": 1.0}),
+             cell(3, {"h": 2, "g": 2}, {"syntax": 0.5, "correct": 0.5}),
              {"arm": "a", "regime": "r", "seed": 4, "diverged": "step 3"}]  # fmt: skip
     path = tmp_path / "result.json"
     results.write_result(path, {"study": "s", "cells": cells})
     written = json.loads(path.read_text())
     assert written["groups"] == {"test": ["g", "h"]}
-    assert [c["splits"]["test"]["hits"] for c in written["cells"][:2]] == [[3, 1], [0, 4]]
-    assert results.unpacked(written) == {"study": "s", "cells": cells}
+    assert written["outcomes"] == {"test": ["correct", "misread", "syntax"]}
+    stored = [c["splits"]["test"] for c in written["cells"][:3]]
+    assert [test["hits"] for test in stored] == [[3, 1], [0, 4], {"h": 2, "g": 2}]
+    assert [test["outcomes"] for test in stored] == [
+        [0.5, None, 0.5], [0.0, 1.0, None], {"syntax": 0.5, "correct": 0.5}]  # fmt: skip
+    back = results.unpacked(written)
+    assert json.dumps(back) == json.dumps({"study": "s", "cells": cells})  # its order as well
 
 
 def test_the_mu_of_each_step_is_stored_only_where_it_is_replayed():

@@ -510,9 +510,10 @@ for first, others in {
             for part in (study, halves["clean"], halves["wrong"])]  # fmt: skip
     for other in others:
         pair = f"{first} - {other}"
-        print(f"{pair:34}" + "  ".join(
-            f"{m['mean']:+.3f} [{m['low']:+.3f}, {m['high']:+.3f}]"
-            for m in (row[pair]["test"] for row in rows)))  # fmt: skip
+        print(
+            f"{pair:34}"
+            + "  ".join(tables.number(row[pair]["test"], "+.3f") for row in rows)
+        )
 
 # %% [markdown]
 # **How to read it.** First figure: move the slider from sampled to greedy success and
@@ -548,7 +549,7 @@ for first, others in {
 whole = tables.finished(shipped("confirm"), behind=0)
 for pair, row in tables.comparison(whole, "amft_full-equal")["differences"].items():
     m = row["test"]
-    print(f"{pair:30} {m['mean']:+.3f} [{m['low']:+.3f}, {m['high']:+.3f}] n={m['n']}")
+    print(f"{pair:30} {tables.number(m, '+.3f')} n={m['n']}")
 
 # %% [markdown]
 # On average the cheap form is better than all but the constant cut, which is better by
@@ -571,8 +572,7 @@ for name in ("one_rate", "robustness", "quick", "controls", "ablations", "second
     print(f"\n{name}: paired differences, {n} seeds: test, new rule")
     for pair, row in compared["differences"].items():
         both = [row[x] for x in ("test", "ood_rule") if x in row]
-        ms = (f"{m['mean']:+.3f} [{m['low']:+.3f}, {m['high']:+.3f}]" for m in both)
-        print(f"{pair:28}", *ms, sep="  ")
+        print(f"{pair:28}", *(tables.number(m, "+.3f") for m in both), sep="  ")
 
 # %% [markdown]
 # `one_rate` asks whether section 5 compared rates. It did: mu alone is not shown to
