@@ -20,10 +20,11 @@ import torch
 
 from amft_lite.config import RunConfig, build, read_file
 from amft_lite.evaluation import Evaluation, evaluate
+from amft_lite.files import to_json, write_text
 from amft_lite.loop import AMFT
 from amft_lite.models import token_logps
 from amft_lite.objectives import sft_loss
-from amft_lite.runs import load_base, to_json, write_text
+from amft_lite.runs import load_base
 from amft_lite.tasks import load_task
 
 #: What of a step's facts becomes a trace, thinned to a mean over so many steps.

@@ -32,10 +32,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from amft_lite.files import write_text
 from amft_lite.grids import grid_names, read_grid
 from amft_lite.models import DATA
 from amft_lite.results import is_recorded, recording, shipped, shipped_or_none
-from amft_lite.runs import write_text
 from amft_lite.statistics import Interval, mean_interval, p_value, regret, table
 from amft_lite.tables import ceiling, point_reached, regimes_of
 

@@ -15,8 +15,9 @@ import plotly.io as pio
 import yaml
 
 from amft_lite import figures
+from amft_lite.files import RunError, read_json, write_text
 from amft_lite.gate import BINS
-from amft_lite.runs import PHASES, Run, RunError, read_json, write_text
+from amft_lite.runs import PHASES, Run
 from amft_lite.tasks import notes_of
 
 STYLE = """

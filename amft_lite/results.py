@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from amft_lite.files import to_json, write_text
 from amft_lite.grids import Grid, StudyError, combinations, grid_names, how, key
 from amft_lite.models import DATA
-from amft_lite.runs import to_json, write_text
 from amft_lite.statistics import score
 
 ANEW = "anew.json"  #: in a folder of runs: the keys of the cells that were begun anew

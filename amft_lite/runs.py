@@ -16,14 +16,11 @@ Left out: what is computed (`amft_lite.loop`) and how it is drawn (`amft_lite.re
 from __future__ import annotations
 
 import fcntl
-import json
-import math
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ import torch
 from amft_lite import checkpoint
 from amft_lite.config import ConfigError, RunConfig, build, read_file, to_yaml
 from amft_lite.evaluation import Evaluation, answers, evaluate
+from amft_lite.files import RunError, read_json, read_lines, to_json, write_text
 from amft_lite.loop import AMFT
 from amft_lite.models import DATA, base_folder, load_policy, with_words
 from amft_lite.provenance import provenance
@@ -58,10 +56,6 @@ CONTENTS = (
 PHASES = ("base", "warm-up", "final")
 
 
-class RunError(ValueError):
-    """A run folder that cannot be used as asked; its text is one sentence."""
-
-
 class Interrupted(Exception):
     """The run was asked to stop and has saved itself."""
 
@@ -74,69 +68,6 @@ class Progress:
     steps: int
     facts: dict[str, Any]
     success: float | None = None  #: newest held-out success
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is whole or is not there."""
-    beside = path.with_name(path.name + ".partial")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError:  # a full disk
-        with suppress(OSError):
-            beside.unlink()
-        raise
-
-
-def to_json(value: Any, **options: Any) -> str:
-    """Standard JSON: numbers that are not finite become null."""
-
-    def clean(x: Any) -> Any:
-        if isinstance(x, float) and not math.isfinite(x):
-            return None
-        if isinstance(x, dict):
-            return {k: clean(v) for k, v in x.items()}
-        return [clean(v) for v in x] if isinstance(x, list | tuple) else x
-
-    return json.dumps(clean(value), allow_nan=False, **options)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a .jsonl file; a last line cut off by a crash is left out.
-
-    Raises:
-        RunError: another line is no record of a step.
-    """
-    if not path.is_file():
-        return []
-    *whole, _cut_off = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    records = []
-    for number, line in enumerate(whole, 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            record = None
-        if not isinstance(record, dict) or "step" not in record:
-            raise RunError(f"{path}, line {number} is no record of a step; restore or remove it.")
-        records.append(record)
-    return records
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON file of a run; None if it is not there.
-
-    Raises:
-        RunError: it is damaged.
-    """
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise RunError(f"{path} is damaged; remove it, and --resume measures again what it can.")
-    return content
 
 
 def read_policy(folder: Path, error: type[ValueError]):

@@ -30,6 +30,7 @@ from typing import Any
 from rich.console import Console
 
 from amft_lite.config import read_file
+from amft_lite.files import to_json, write_text
 from amft_lite.grids import (
     Grid,
     StudyError,
@@ -54,7 +55,6 @@ from amft_lite.results import (
     shipped_or_none,
     write_result,
 )
-from amft_lite.runs import to_json, write_text
 from amft_lite.tasks import load_task
 
 SECONDS_A_CELL = 25.0  #: where no stored cell tells better

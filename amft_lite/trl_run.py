@@ -18,10 +18,8 @@ from __future__ import annotations
 
 import functools
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +28,16 @@ import torch
 from amft_lite.checkpoint import disk_errors
 from amft_lite.config import ConfigError, ModelConfig
 from amft_lite.evaluation import Evaluation, graded
+from amft_lite.files import RunError
 from amft_lite.provenance import provenance
-from amft_lite.real_models import STATE, ModelError, compute_dtype, find_model, load_model, need
-from amft_lite.runs import Interrupted, Progress, Run, RunError, to_json
+from amft_lite.real_models import STATE, ModelError, find_model, load_model, need
+from amft_lite.runs import Interrupted, Progress, Run
 from amft_lite.tasks import Completion, Demonstration, Episode, Example, is_dialogue
 from amft_lite.tasks.cards import draw_hand
 from amft_lite.tasks.general_points import instruction
+from amft_lite.trl_recorder import recorder
+from amft_lite.trl_settings import trainer_config
 from amft_lite.vision_models import SIDE
-
-#: TRL's and transformers' names of what metrics.jsonl calls otherwise, or keeps.
-_RENAMED = {"reward": "reward", "frac_reward_zero_std": "groups_without_variance",
-            "grad_norm": "grad_norm", "learning_rate": "lr"}  # fmt: skip
 
 
 def process_index() -> int:
@@ -143,7 +140,7 @@ class ModelRun(Run):
             on_message(f"Going on from {found}.")
             if not process_index():
                 self.note_resumption(on_message)
-        self.trainer.add_callback(_recorder(self, on_progress, stop))
+        self.trainer.add_callback(recorder(self, on_progress, stop))
         try:
             with disk_errors(f"a checkpoint in {self.folder} cannot be read or written"):
                 self.trainer.train(resume_from_checkpoint=str(found) if found else None)
@@ -422,16 +419,6 @@ class ModelRun(Run):
             super().write(name, text, append)
 
 
-def asked_of_any(stop: bool) -> bool:
-    """Whether any process was asked to stop: all save together, or those who do wait for ever."""
-    if not torch.distributed.is_initialized():
-        return stop
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    asked = torch.tensor(float(stop), device=device)
-    torch.distributed.all_reduce(asked)
-    return bool(asked > 0)
-
-
 def step_of(checkpoint: Path) -> int:
     """The step of a folder checkpoint-<step>."""
     return int(checkpoint.name.rsplit("-", 1)[1])
@@ -447,118 +434,3 @@ def _random_state_kept(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed + process_index())
         yield
-
-
-def trainer_config(
-    c: ModelConfig, folder: Path, new_tokens: int, episode_tokens: int | None = None
-) -> Any:
-    """The AMFTConfig of a ModelConfig: TRL's and transformers' names for the kit's settings.
-
-    `episode_tokens`, of whole dialogues; None for a task that is none.
-    """
-    from amft_lite.trainer import AMFTConfig
-    from amft_lite.trainer_inputs import TrainerInputError
-
-    rows = c.prompts_per_step * c.rollouts_per_prompt // (c.accumulation * c.processes)
-    cpu = not torch.cuda.is_available()
-    compute = compute_dtype(c.dtype, c.quantization)
-    ours = "advantage gamma gae_lambda value_lr entropy_beta validation_prompts validation_rollouts"
-    same = {name: getattr(c, name) for name in ours.split()} | asdict(c.rule_options())
-    same = {name: value for name, value in same.items() if name in AMFTConfig.__dataclass_fields__}
-    try:
-        return AMFTConfig(
-            output_dir=str(folder),
-            max_steps=c.steps,
-            per_device_train_batch_size=rows,
-            per_device_eval_batch_size=rows,  # TRL's, of validation rollouts
-            gradient_accumulation_steps=c.accumulation,
-            num_generations=c.rollouts_per_prompt,
-            num_iterations=c.inner_epochs,
-            max_completion_length=new_tokens,
-            temperature=c.temperature,
-            scale_rewards="group" if c.advantage_scale == "std" else "none",
-            epsilon=c.clip_range,
-            learning_rate=c.lr,
-            lr_scheduler_type=c.lr_schedule,
-            warmup_steps=c.lr_warmup_steps,
-            adam_beta1=c.beta1,
-            adam_beta2=c.beta2,
-            weight_decay=c.weight_decay,
-            max_grad_norm=c.max_grad_norm,
-            sft_batch_size=c.sft_batch,
-            sft_warmup_steps=c.warmup_steps,
-            sft_max_length=None if episode_tokens else new_tokens,  # a dialogue is kept whole
-            gradient_checkpointing=c.gradient_checkpointing == "on",
-            bf16=compute is torch.bfloat16,
-            fp16=compute is torch.float16 and not cpu,
-            use_cpu=cpu,
-            use_vllm=c.vllm != "off",
-            vllm_mode=c.vllm if c.vllm != "off" else "colocate",
-            vllm_gpu_memory_utilization=c.vllm_memory,
-            shuffle_dataset=False,  # the task has shuffled, by the seed, as for the loop
-            save_steps=c.save_every,
-            save_total_limit=c.keep_checkpoints,
-            logging_steps=1,
-            report_to=[],
-            disable_tqdm=True,
-            **({"max_episode_tokens": episode_tokens} if episode_tokens else {}),
-            **same,
-        )
-    except TrainerInputError as error:
-        raise ConfigError(str(error)) from None
-
-
-def _recorder(run: ModelRun, on_progress: Callable[[Progress], None], stop: Callable[[], bool]):
-    """The callback that writes metrics.jsonl, measures, and stops when asked."""
-    from transformers import TrainerCallback
-
-    c = run.config
-
-    class Recorder(TrainerCallback):
-        success: float | None = None
-        started = 0.0
-
-        def on_train_begin(self, args, state, control, **_):
-            if state.global_step == 0:
-                run.evaluate_phase("base")
-                self.look()
-                if c.warmup_steps == 0:
-                    run.evaluate_phase("warm-up")
-
-        def look(self):
-            if c.eval_every:
-                on_progress(Progress(run.step, c.steps, {"phase": "evaluating"}, self.success))
-                self.success = run.measure_curve()
-
-        def on_step_begin(self, *_, **__):
-            self.started = time.perf_counter()
-
-        def on_step_end(self, args, state, control, **_):
-            self.seconds = time.perf_counter() - self.started
-            control.should_log = True
-            if asked_of_any(stop()):
-                control.should_save = control.should_training_stop = True
-            if state.global_step == c.steps:
-                control.should_save = True
-
-        def on_log(self, args, state, control, logs=None, **_):
-            if not logs or "amft/mu" not in logs:
-                return
-            step = state.global_step - 1
-            facts = {"step": step, "phase": "warm-up" if step < c.warmup_steps else "train"}
-            facts |= {k.removeprefix("amft/"): v for k, v in logs.items() if k.startswith("amft/")}
-            facts |= {ours: logs[k] for k, ours in _RENAMED.items() if k in logs}
-            if "completions/mean_length" in logs:
-                answers = c.prompts_per_step * c.rollouts_per_prompt
-                facts["rollouts_tokens"] = round(logs["completions/mean_length"] * answers)
-                facts["groups_with_variance"] = 1 - facts.pop("groups_without_variance")
-            facts["seconds"] = round(self.seconds, 4)
-            run.write("metrics.jsonl", to_json(facts) + "\n", append=True)
-            on_progress(Progress(state.global_step, c.steps, facts, self.success))
-            if state.global_step == c.warmup_steps:
-                run.evaluate_phase("warm-up")
-            due = c.eval_every and state.global_step % c.eval_every == 0
-            if due and state.global_step < c.steps:
-                self.look()
-
-    return Recorder()

@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 
 from amft_lite.cli import app, settings_help
 from amft_lite.config import build, read_file
+from amft_lite.files import read_lines, to_json
 from amft_lite.methods import METHODS
 from amft_lite.models import base_folder
-from amft_lite.runs import Run, read_lines, to_json
+from amft_lite.runs import Run
 
 SMOKE = ["run", "--config", "smoke"]
 

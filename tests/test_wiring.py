@@ -9,9 +9,9 @@ from test_loop import make, run
 from test_runs import SMOKE, amft
 
 from amft_lite.batches import generator, graded_rollouts
+from amft_lite.files import read_lines
 from amft_lite.meta_gradient import cosine
 from amft_lite.models import token_logps
-from amft_lite.runs import read_lines
 from amft_lite.tasks import Reward
 from amft_lite.weighting import Signals
 

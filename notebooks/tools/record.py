@@ -48,6 +48,7 @@ from amft_lite import objectives
 from amft_lite.batches import encode, generator, graded_rollouts, shuffled_passes
 from amft_lite.config import build
 from amft_lite.evaluation import Evaluation, answers, evaluate
+from amft_lite.files import to_json, write_text
 from amft_lite.gate import uphill_direction
 from amft_lite.loop import AMFT
 from amft_lite.meta_gradient import (
@@ -61,7 +62,6 @@ from amft_lite.meta_gradient import (
 )  # fmt: skip
 from amft_lite.models import base_folder, load_policy, token_logps
 from amft_lite.provenance import provenance
-from amft_lite.runs import to_json, write_text
 from amft_lite.tasks import load_task
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from amft_lite import claims, tables
+from amft_lite.files import write_text
 from amft_lite.models import DATA
 from amft_lite.results import shipped
-from amft_lite.runs import write_text
 
 README = DATA.parent / "README.md"
 PAGE = DATA / "studies" / "README.md"
