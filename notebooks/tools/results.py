@@ -32,7 +32,8 @@ def tables_of_the_page() -> Iterator[tuple[str, str]]:
     """(study, table) of each table that is made."""
     for study, arms in {
         "regimes": ("amft_full-equal", "amft"),
-        "confirm": ("amft_full-equal",),
+        "confirm": ("amft_full-equal", "amft"),
+        "learning": ("amft_full", "amft_full-equal"),
         "one_rate": ("amft_full-equal", "amft", "cut_low"),
         "robustness": ("amft_full-equal", "amft", "amft-5e-4"),
     }.items():
