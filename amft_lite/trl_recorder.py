@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
 from amft_lite.files import to_json
-from amft_lite.runs import Progress
-
-if TYPE_CHECKING:
-    from amft_lite.trl_run import ModelRun
+from amft_lite.runs import Progress, Run
 
 #: TRL's and transformers' names of what metrics.jsonl calls otherwise, or keeps.
 _RENAMED = {"reward": "reward", "frac_reward_zero_std": "groups_without_variance",
             "grad_norm": "grad_norm", "learning_rate": "lr"}  # fmt: skip
 
 
-def recorder(run: ModelRun, on_progress: Callable[[Progress], None], stop: Callable[[], bool]):
+def recorder(run: Run, on_progress: Callable[[Progress], None], stop: Callable[[], bool]):
     """The callback that writes metrics.jsonl, measures, and stops when asked."""
     from transformers import TrainerCallback
 
