@@ -130,7 +130,7 @@ LAYERS = [
     {"runs", "benchmarks"},
     {"trl_settings", "trl_recorder"},
     {"trl_run"},
-    {"report", "cells", "grids", "terminal"},
+    {"report", "cells", "grids"},
     {"results"},
     {"study", "tables"},
     {"claims", "study_figures", "study_tables"},
@@ -139,6 +139,7 @@ LAYERS = [
      "exercises.training", "exercises.reproduction", "exercises.scaling", "exercises.vision",
      "exercises.navigation"},
     {"exercises"},
+    {"terminal"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip

@@ -824,8 +824,8 @@ for row in read_claims():
 # %% [markdown]
 # **How to read it.** *Holds partly*: on average, but the opposite is shown in a regime;
 # or in single regimes only. Rows on several rivals look at means alone. *By itself in
-# 2 of 6*: regimes whose own interval (Bonferroni) says so. *Does not hold*: the opposite
-# is shown, or nothing is. Rows are not corrected for one another.
+# 2 of 6*: regimes whose own interval (Bonferroni) says so. *Does not hold*: the
+# opposite is shown, or nothing is. Rows are not corrected for one another.
 #
 # **What would prove it wrong.** A number that `--check` cannot recompute.
 #
