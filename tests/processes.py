@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from amft_lite import gate
-from amft_lite.trl_run import asked_of_any
+from amft_lite.trl_recorder import asked_of_any
 from tests.parity import in_model_order, trainer
 from tests.test_trainer_parity import stop_after
 
