@@ -82,7 +82,7 @@ def main(settings: dict) -> dict:
     from amft_lite.config import build
     from amft_lite.real_models import load_model
     from amft_lite.trainer import AMFTTrainer
-    from amft_lite.trl_run import trainer_config
+    from amft_lite.trl_settings import trainer_config
 
     torch.set_num_threads(1)
     c = build({"steps": 2, "warmup_steps": 0, "meta_every": 1, **settings})
