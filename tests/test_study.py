@@ -1216,3 +1216,14 @@ def test_the_released_constants_barely_move_mu_over_the_default_run():
     meta = [r["mu_meta"] for r in records if "mu_meta" in r]
     assert len(meta) == 135 and any(meta)  # the term is there ...
     assert sum(map(abs, meta)) < 1e-6  # ... and does nothing
+
+
+def test_learning_has_the_cells_of_confirm_digit_for_digit():
+    """Its page says that these two arms were copied, not run again."""
+    confirm = {results.key(cell): cell for cell in results.shipped("confirm")["cells"]}
+    copied = [
+        cell for cell in results.shipped("learning")["cells"]
+        if cell["arm"] in ("cut_low", "amft_full-equal")
+    ]  # fmt: skip
+    assert len(copied) == 2 * 6 * 20
+    assert all(confirm[results.key(cell)] == cell for cell in copied)
